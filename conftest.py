@@ -1,0 +1,3 @@
+"""Loads the plugin that runs what is under specs/."""
+
+pytest_plugins = ("core.plugin",)

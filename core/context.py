@@ -1,0 +1,89 @@
+"""What must be equal for two runs to be compared."""
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import attrs
+
+from core.profile import Device, Profile
+
+HERE = Path(__file__).parent
+# A change in one of these can change a number; a change elsewhere in core cannot.
+NUMERIC_FILES = (
+    "judge.py",
+    "memory.py",
+    "training/entry.py",
+    "training/module.py",
+    "training/run.py",
+    "training/serve.py",
+    "training/tokenizer.py",
+    "training/data",
+)
+
+
+@attrs.frozen(kw_only=True)
+class Context:
+    """What must be equal for two runs to be compared; a row of ``contexts``.
+
+    Attributes:
+        profile: Its name.
+        budget_seconds: Training time of a trial.
+        device: The model of the GPU or CPU.
+        torch: Its version with the build.
+        attention: The backend that attends.
+        data: Fingerprint of corpus, tokenizer and packing.
+        base: Digest of the base module, sizes included.
+        numerics: Digest of the files that trainer, server and judge run.
+        scored_tokens: Validation tokens that the judge asks for.
+    """
+
+    profile: str
+    budget_seconds: float
+    device: str
+    torch: str
+    attention: str
+    data: str
+    base: str
+    numerics: str
+    scored_tokens: int
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that name the context."""
+        text = json.dumps(attrs.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def current_context(
+    profile: Profile, device: Device, *, data: str, base: str
+) -> Context:
+    """Return the context of a session.
+
+    Args:
+        profile: With its budget as the session overrides it.
+        device: Any of the session's devices; they are of one model.
+        data: Fingerprint of the prepared corpus.
+        base: Digest of the base module.
+    """
+    return Context(
+        profile=profile.name,
+        budget_seconds=profile.budget_seconds,
+        device=device.name,
+        torch=version("torch"),
+        attention="sdpa",
+        data=data,
+        base=base,
+        numerics=_numerics(),
+        scored_tokens=profile.scored_tokens,
+    )
+
+
+def _numerics() -> str:
+    digest = hashlib.sha256()
+    for name in NUMERIC_FILES:
+        path = HERE / name
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,104 @@
+"""Mutant -> a configuration that can run, cheapest check first.
+
+The training module states its own rules as module-level assertions over its constants;
+they are checked here from the syntax tree, without torch and without running a line.
+Checks that need the module to run (does it leak the future?) belong here as well.
+"""
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from core.errors import ConfigurationError
+from core.mutate import Mutant
+from core.spec import Case
+from core.syntax import ARITHMETIC, Evaluator, Refused, constants, parse
+
+# The data were tokenized and packed to these; a trial cannot choose them.
+OF_THE_DATA = ("SEQUENCE_LEN", "VOCAB_SIZE")
+
+
+@attrs.frozen(kw_only=True)
+class Work:
+    """A case with a mutant that passed the gates.
+
+    Attributes:
+        case: What the spec says.
+        mutant: What its codemods made of the base.
+        configuration: The resolved constants of the mutant, by name.
+    """
+
+    case: Case
+    mutant: Mutant
+    configuration: dict[str, Any]
+
+
+def passed(case: Case, mutant: Mutant, base: Mapping[str, Any]) -> Work:
+    """Return the work of testing *case* with *mutant*, if that can run.
+
+    Args:
+        case: What the spec says.
+        mutant: What its codemods made of the base.
+        base: The configuration of the base.
+
+    Raises:
+        ConfigurationError: As `check_configuration` has it.
+    """
+    return Work(
+        case=case,
+        mutant=mutant,
+        configuration=check_configuration(mutant.source, base),
+    )
+
+
+def configuration(source: str) -> dict[str, Any]:
+    """Return the constants of a training module, by name, that are plain data."""
+    return {
+        name: value
+        for name, value in constants(parse(source)).items()
+        if isinstance(value, bool | int | float | str | tuple | None)
+    }
+
+
+def check_configuration(source: str, base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the module *source* if it can run.
+
+    Args:
+        source: The mutated training module.
+        base: The configuration of the base.
+
+    Raises:
+        ConfigurationError: An assertion of the module fails, or a constant that belongs
+            to the data differs from the base.
+    """
+    tree = parse(source)
+    names = configuration(source)
+    for name in OF_THE_DATA:
+        if names.get(name) != base.get(name):
+            raise ConfigurationError(
+                f"{name} is {names.get(name)!r}, and the data were prepared for "
+                f"{base.get(name)!r}.",
+                hint=f"leave {name} alone: it belongs to the profile.",
+            )
+    evaluator = Evaluator(names=dict(names), functions=ARITHMETIC)
+    for statement in tree.body:
+        if isinstance(statement, ast.Assert):
+            _check_assertion(statement, evaluator)
+    return names
+
+
+def _check_assertion(assertion: ast.Assert, evaluator: Evaluator) -> None:
+    try:
+        holds = evaluator.value(assertion.test)
+        if holds:
+            return
+        said = "" if assertion.msg is None else f" {evaluator.value(assertion.msg)}"
+    except Refused:  # it asks more than constants: it is checked when the trial imports
+        return
+    rule = ast.unparse(assertion.test)
+    raise ConfigurationError(
+        f"line {assertion.lineno} of the mutated module fails: {rule}.{said}",
+        hint="change the codemod's values so that this holds.",
+    )

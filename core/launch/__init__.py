@@ -1,0 +1,128 @@
+"""Trial -> Result: child processes on one device, ended for certain."""
+
+from enum import StrEnum
+from pathlib import Path
+
+import attrs
+
+from core.profile import Device, Profile
+
+
+class Status(StrEnum):
+    """How a trial ended.
+
+    ``crashed`` is the candidate's own failure; ``killed`` and ``infrastructure`` are
+    nobody's, and are tried again; ``invalid`` is the judge's refusal of a number.
+    """
+
+    FINISHED = "finished"
+    CRASHED = "crashed"
+    INVALID = "invalid"
+    KILLED = "killed"
+    INFRASTRUCTURE = "infrastructure"
+
+
+class Crash(StrEnum):
+    """What a crashed candidate did."""
+
+    OOM = "oom"
+    NAN = "nan"
+    EXCEPTION = "exception"
+    HANG = "hang"
+    OVERRAN = "overran"
+
+
+@attrs.frozen(kw_only=True)
+class Trial:
+    """One training of one mutant with one seed on one device.
+
+    Attributes:
+        run_id: Names the run folder and the row.
+        source: The mutated training module.
+        seed: Keys everything random.
+        profile: Budget and limits.
+        device: Where to run.
+        training: Map of training rows, uint16 of shape (rows, sequence_len + 1).
+        validation: Map of validation rows, of the same shape; the judge's alone.
+        tokenizer: The tokenizer's file, for the judge's byte table.
+        sequence_len: Tokens that a row predicts.
+        vocab_size: Tokens that there are.
+        project: Where ``core`` is imported from.
+    """
+
+    run_id: str
+    source: str
+    seed: int
+    profile: Profile
+    device: Device
+    training: Path
+    validation: Path
+    tokenizer: Path
+    sequence_len: int
+    vocab_size: int
+    project: Path
+
+
+@attrs.frozen(kw_only=True)
+class Step:
+    """One optimizer step, as a row of the curve.
+
+    Attributes:
+        step: Counts from 1.
+        seconds: On the parent's clock, from the start of training.
+        tokens: Handed out so far.
+        loss_nats: Mean training loss of the step, in nats a token.
+    """
+
+    step: int
+    seconds: float
+    tokens: int
+    loss_nats: float
+
+
+@attrs.frozen(kw_only=True)
+class Score:
+    """What the judge measured.
+
+    Attributes:
+        nats: Sum over the scored tokens.
+        bytes: Sum of their own bytes.
+        tokens: How many were scored; special tokens count for neither sum.
+        val_bpb: nats / (ln 2 · bytes).
+    """
+
+    nats: float
+    bytes: int
+    tokens: int
+    val_bpb: float
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """How a trial went.
+
+    Attributes:
+        status: How it ended.
+        crash: What a crashed candidate did; None otherwise.
+        phase: Where it ended: start, train, save, serve, score, done.
+        message: One sentence; empty for a finished trial.
+        log_tail: The last lines that trainer and server printed, escaped.
+        score: None unless finished.
+        curve: Every step whose loss was seen.
+        train_seconds: From the start of the clock to the end of the last step.
+        phase_seconds: Seconds of start, train, save, serve and score.
+        peak_mib: Device memory on a GPU, else the trainer's resident memory.
+        left_behind: Processes that had to be ended after the trial.
+    """
+
+    status: Status
+    crash: Crash | None = None
+    phase: str
+    message: str = ""
+    log_tail: tuple[str, ...] = ()
+    score: Score | None = None
+    curve: tuple[Step, ...] = ()
+    train_seconds: float | None = None
+    phase_seconds: dict[str, float] = attrs.field(factory=dict)
+    peak_mib: float | None = None
+    left_behind: int = 0

@@ -1,0 +1,254 @@
+"""Listen to the processes of a trial: what they say, how they end, how long it takes."""
+
+import itertools
+import math
+import selectors
+import signal
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from core.channel import BadLine
+from core.launch import Crash, Status, Step
+from core.launch.child import Child
+from core.profile import Profile
+
+HANG_STEPS = 20  # a step that takes twenty times the median hangs, however slow it is
+GRACE_STEPS = 3  # two steps may be queued when the budget ends
+
+
+class Stopped(Exception):
+    """The session ends before the trial has."""
+
+
+class Failed(Exception):
+    """The trial cannot go on."""
+
+    def __init__(
+        self, status: Status, message: str, crash: Crash | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.crash = crash
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """What a watcher may show while a trial runs.
+
+    Attributes:
+        phase: start, train, save, serve or score.
+        seconds: Since the phase began.
+        of_seconds: How many there will be, where that is known.
+        loss_nats: Of the latest step, while training.
+    """
+
+    phase: str
+    seconds: float
+    of_seconds: float | None = None
+    loss_nats: float | None = None
+
+
+@attrs.define(eq=False)
+class Watch:
+    """The state of one trial while it runs.
+
+    Attributes:
+        profile: Budget and limits.
+        stop_fd: Becomes readable when the session ends.
+        show: Called at each step and phase.
+        children: The processes, by name.
+        said: What was heard and not yet asked for.
+        curve: Every step that was heard of.
+        phase: What the trial is at.
+        phase_seconds: How long the earlier phases took.
+        clock_began: When training began.
+    """
+
+    profile: Profile
+    stop_fd: int
+    show: Callable[[Progress], None]
+    children: dict[str, Child] = attrs.field(factory=dict)
+    said: list[tuple[str, dict[str, Any]]] = attrs.field(factory=list)
+    curve: list[Step] = attrs.field(factory=list)
+    phase: str = "start"
+    phase_seconds: dict[str, float] = attrs.field(factory=dict)
+    clock_began: float = math.nan
+    _phase_began: float = attrs.field(factory=time.monotonic)
+    _last_sign: float = attrs.field(factory=time.monotonic)
+
+    def enter(self, phase: str) -> None:
+        """Leave the present phase for *phase*."""
+        now = time.monotonic()
+        self.phase_seconds[self.phase] = now - self._phase_began
+        self.phase, self._phase_began, self._last_sign = phase, now, now
+        self.show(Progress(phase=phase, seconds=0.0))
+
+    def await_message(
+        self,
+        name: str,
+        event: str,
+        *,
+        deadline: float = math.inf,
+        overran_after: float = math.inf,
+    ) -> dict[str, Any]:
+        """Return the message *event* of the child *name*.
+
+        Args:
+            name: The child that has to say it.
+            event: What it has to say.
+            deadline: When the wait for it is a hang.
+            overran_after: When training should be over; from then on a step that is
+                still under way has the grace that the profile allows.
+
+        Raises:
+            Failed: A child ended, failed, fell silent, or said nonsense.
+            Stopped: The session ends.
+        """
+        while True:
+            for index, (speaker, message) in enumerate(self.said):
+                if speaker == name and message.get("event") == event:
+                    return self.said.pop(index)[1]
+            limit = min(deadline, self._last_sign + self.patience())
+            late = overran_after + self.grace()
+            now = time.monotonic()
+            if now >= late:
+                self.children[name].end(dump=True)
+                raise Failed(
+                    Status.CRASHED,
+                    f"training was still under way {now - overran_after:.1f} s after "
+                    f"its budget of {self.profile.budget_seconds:g} s "
+                    f"(step {len(self.curve)}).",
+                    Crash.OVERRAN,
+                )
+            if now >= limit:
+                raise self.hung(name, now)
+            self.listen(min(limit, late) - now)
+
+    def patience(self) -> float:
+        """Return how long the present phase may go without a sign of life, in seconds."""
+        if self.phase in ("start", "save", "serve"):
+            return math.inf  # they have a deadline instead
+        return max(self.profile.hang_seconds, HANG_STEPS * self.median_step())
+
+    def grace(self) -> float:
+        """Return how long after the budget the last steps may end, in seconds."""
+        return max(self.profile.grace_seconds, GRACE_STEPS * self.median_step())
+
+    def median_step(self) -> float:
+        """Return the median of the latest steps' seconds, 0 before there are two."""
+        seconds = [step.seconds for step in self.curve[-51:]]
+        if len(seconds) < 2:
+            return 0.0
+        return statistics.median(
+            later - earlier for earlier, later in itertools.pairwise(seconds)
+        )
+
+    def hung(self, awaited: str, now: float) -> Failed:
+        """Return the failure of a trial in which *awaited* said nothing for too long."""
+        silent = (
+            "server" if self.phase == "score" else awaited
+        )  # the judge waits for it
+        self.children[silent].end(dump=True)
+        return self.blame(
+            silent,
+            f"the {silent} gave no sign of life for {now - self._last_sign:.1f} s "
+            f"(phase {self.phase}, step {len(self.curve)}).",
+            Crash.HANG,
+        )
+
+    def listen(self, seconds: float) -> None:
+        """Take in what the children say within *seconds*."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.stop_fd, selectors.EVENT_READ)
+            for child in self.children.values():
+                if not child.events.ended and not child.closed:
+                    selector.register(child.events.fd, selectors.EVENT_READ, child)
+            timeout = None if math.isinf(seconds) else max(seconds, 0.0)
+            ready = [key for key, _ in selector.select(timeout)]
+        if any(key.fd == self.stop_fd for key in ready):
+            raise Stopped
+        for key in ready:
+            self.take(key.data)
+
+    def take(self, child: Child) -> None:
+        """Take in what one child says."""
+        try:
+            messages = child.events.available()
+        except BadLine as bad:
+            raise self.blame(child.name, f"the {child.name} sent {bad}.") from bad
+        for message in messages:
+            self._last_sign = time.monotonic()
+            match message:
+                case {"event": "step", "loss_nats": float(loss), "tokens": int(tokens)}:
+                    self.see_step(loss, tokens)
+                case {"event": "failed", "crash": str(crash), "message": str(text)}:
+                    known = crash if crash in set(Crash) else Crash.EXCEPTION
+                    raise self.blame(child.name, text, Crash(known))
+                case {"event": "alive"}:
+                    pass
+                case _:
+                    self.said.append((child.name, message))
+        if child.events.ended and not self.may_have_ended(child.name):
+            raise self.died(child.name)
+
+    def may_have_ended(self, name: str) -> bool:
+        """Return whether *name* has said all that it had to say."""
+        last = {"trainer": "saved", "judge": "scored"}.get(name)
+        return any(
+            speaker == name and message.get("event") == last
+            for speaker, message in self.said
+        )
+
+    def see_step(self, loss: float, tokens: int) -> None:
+        """Add a step to the curve, at the time when we heard of it."""
+        seconds = time.monotonic() - self.clock_began
+        self.curve.append(
+            Step(
+                step=len(self.curve) + 1,
+                seconds=seconds,
+                tokens=tokens,
+                loss_nats=loss,
+            )
+        )
+        self.show(
+            Progress(
+                phase=self.phase,
+                seconds=seconds,
+                of_seconds=self.profile.budget_seconds,
+                loss_nats=loss,
+            )
+        )
+
+    def died(self, name: str) -> Failed:
+        """Return the failure of a child that ended before its work was done."""
+        code = self.children[name].exit().returncode
+        if code is None or code in (-signal.SIGKILL, -signal.SIGTERM):
+            by = "with its warden" if code is None else signal.Signals(-code).name
+            return Failed(
+                Status.KILLED, f"the {name} was killed ({by}) in phase {self.phase}."
+            )
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+        return self.blame(
+            name, f"the {name} ended {how} in phase {self.phase}, without a result."
+        )
+
+    def blame(self, name: str, message: str, crash: Crash = Crash.EXCEPTION) -> Failed:
+        """Return a failure: the candidate's own, unless it is the judge's, which is ours."""
+        if name == "judge":
+            return Failed(Status.INFRASTRUCTURE, message)
+        return Failed(Status.CRASHED, message, crash)
+
+    def end(self) -> tuple[float | None, int]:
+        """End every child; return the trainer's peak MiB and what was left behind."""
+        peak_mib, left_behind = None, 0
+        for child in self.children.values():
+            ended = child.end()
+            left_behind += ended.left_behind
+            if child.name == "trainer":
+                peak_mib = ended.peak_mib
+        return peak_mib, left_behind

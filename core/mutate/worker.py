@@ -1,0 +1,161 @@
+"""Apply codemods, away from the process that believes the outcome.
+
+A request comes as JSON on stdin, an answer goes as a line of JSON to stdout.  Each job
+runs in a fork of its own, so that a codemod that crashes, prints, or changes the module
+that it is imported from can't touch the next job.
+"""
+
+import gc
+import importlib
+import json
+import os
+import resource
+import sys
+import traceback
+from importlib.machinery import (
+    SOURCE_SUFFIXES,
+    FileFinder,
+    ModuleSpec,
+    SourceFileLoader,
+)
+from importlib.util import module_from_spec
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import libcst as cst
+import libcst.matchers
+from libcst.codemod import CodemodContext
+
+from core.errors import MutationError
+from core.mutate import compare
+
+MAX_MEMORY_BYTES = 8 << 30  # address space of one job
+
+
+class FromSource(SourceFileLoader):
+    """Compile anew: a ``.pyc`` is dated to the second, and agents write faster."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the code of the source as it is now."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+def find_codemods_in(folders: list[str]) -> None:
+    """Make ``codemods`` the union of *folders*, the first of which wins."""
+
+    def finder(path: str) -> FileFinder:
+        if not any(Path(path).is_relative_to(folder) for folder in folders):
+            raise ImportError(f"{path} holds no codemods")
+        return FileFinder(path, (FromSource, SOURCE_SUFFIXES))
+
+    sys.path_hooks.insert(0, finder)
+    spec = ModuleSpec("codemods", None, is_package=True)
+    spec.submodule_search_locations = folders
+    sys.modules["codemods"] = module_from_spec(spec)
+
+
+def main() -> None:
+    """Answer one request."""
+    gc.disable()  # trees are large and jobs short: there is nothing to collect
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    request = json.load(sys.stdin)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    find_codemods_in(request["folders"])
+    sys.path.append(request["project"])  # last: a project may have a core/ of its own
+
+    def answer(content: dict[str, Any]) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    parsed: int | None = None
+    for index, calls in request["jobs"]:
+        if index != parsed:
+            answer({"state": "parsing"})
+            tree = cst.parse_module(request["sources"][index])
+            parsed = index
+        answer({"state": "working"})
+        answer(in_a_fork(tree, calls, request, answers))
+
+
+def in_a_fork(tree: cst.Module, calls: list[Any], request: Any, answers: Any) -> Any:
+    """Return what `outcome` returns in a child process, or how that child died."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            # The one who is asked must not be able to answer for others.
+            answers.close()
+            os.close(reading)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
+            limit(request["timeout_seconds"])
+            with open(writing, "w", encoding="utf-8") as pipe:
+                json.dump(outcome(tree, calls, request["folders"]), pipe)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if not text:
+        return {"died": os.waitstatus_to_exitcode(status)}
+    return json.loads(text)
+
+
+def limit(timeout_seconds: float) -> None:
+    """Bound what a job can take, should its supervisor be gone."""
+    seconds = int(timeout_seconds) + 2
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+
+
+def outcome(tree: cst.Module, calls: list[Any], folders: list[str]) -> dict[str, Any]:
+    """Return the source after each codemod, and how the first that failed did."""
+    steps: list[str] = []
+    try:
+        for reference, options in calls:
+            if steps:  # what the one before built need not be what it looks like
+                tree = cst.parse_module(steps[-1])
+            source = apply(tree, reference, options)
+            compare.read(source)  # before LibCST reads it: LibCST may crash on it
+            steps.append(source)
+    except MutationError as error:
+        text = {"message": error.message, "hint": error.hint}
+        return {"steps": steps, "error": type(error).__name__, **text}
+    except compare.Unreadable as error:
+        return {"steps": steps, "unreadable": str(error)}
+    except BaseException as error:  # SystemExit too: no answer would look like a crash
+        return {"steps": steps, "failed": described(error, folders)}
+    return {"steps": steps}
+
+
+def apply(tree: cst.Module, reference: str, options: list[Any]) -> str:
+    """Return the source that one codemod makes of *tree*."""
+    module, _, name = reference.rpartition(".")
+    command = getattr(importlib.import_module(f"codemods.{module}"), name)
+    given = {option: _tuples(value) for option, value in options}
+    return command(CodemodContext(), **given).transform_module(tree).code
+
+
+def described(error: BaseException, folders: list[str]) -> str:
+    """Return the error in one line, with the last place in a codemod."""
+    text = traceback.format_exception_only(error)[-1].strip()
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        for folder in folders:
+            if Path(frame.filename).is_relative_to(folder):
+                path = Path(frame.filename).relative_to(Path(folder).parent)
+                return f"{text} ({path}, line {frame.lineno})"
+    return text
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""The few functions that call the stages in their order."""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from core.context import Context, current_context
+from core.errors import SessionError
+from core.gates import Work, configuration
+from core.launch import Result, Trial
+from core.launch.local import run_trial
+from core.launch.watch import Progress
+from core.mutate import Mutant
+from core.plan import Known, Need, Outcome, Verdict
+from core.profile import Device, Profile
+from core.store import Held, History, Journal, ingest, new_id, opened, read_history
+from core.training.data import Prepared, open_source, prepare
+from core.verdict import Noise
+
+DATABASE = "runs.duckdb"
+PATIENCE_SECONDS = (
+    3.0  # for somebody who has runs.duckdb open, at the ends of a session
+)
+
+
+@attrs.define
+class Lab:
+    """All that the trials of one session share.
+
+    Attributes:
+        project: The folder of ``specs/``, ``runs/`` and ``runs.duckdb``.
+        library: The folder that ``core`` is imported from.
+        cache: The user's cache.
+        profile: Budget, sizes and limits.
+        base: The base module, sizes included.
+        data: The prepared corpus.
+        context: What this session's runs may be compared with.
+        known: Trials of this context.
+        verdicts: Earlier decisions in this context.
+        held: Who keeps ``runs.duckdb`` open, empty if nobody does.
+    """
+
+    project: Path
+    library: Path
+    cache: Path
+    profile: Profile
+    base: Mutant
+    data: Prepared
+    context: Context
+    known: Known
+    verdicts: list[Verdict]
+    held: str = ""
+
+    @property
+    def journal(self) -> Journal:
+        """The run folders."""
+        return Journal(self.project / "runs")
+
+    def insert(self, patience_seconds: float = 0.0) -> None:
+        """Bring ``runs.duckdb`` up to date, unless somebody has it open."""
+        try:
+            with opened(self.project / DATABASE, patience_seconds) as db:
+                ingest(db, self.journal)
+            self.held = ""
+        except Held as held:
+            self.held = held.holder
+
+    def run(
+        self,
+        need: Need,
+        work: Work | None,
+        device: Device,
+        stop_fd: int,
+        show: Callable[[Progress], None],
+    ) -> tuple[str, Result, datetime]:
+        """Run one trial; its folder is left for `record`, or discarded if it stops.
+
+        Args:
+            need: Which mutant with which seed.
+            work: What is tested; None for a run of the base.
+            device: Where to run.
+            stop_fd: Becomes readable when the session ends.
+            show: Called as the trial goes on.
+
+        Returns:
+            The run's name, how it went, and when it started.
+        """
+        run, started = new_id(), datetime.now(UTC)
+        trial = Trial(
+            run_id=run,
+            source=(self.base if work is None else work.mutant).source,
+            seed=need.seed,
+            profile=self.profile,
+            device=device,
+            training=self.data.training,
+            validation=self.data.validation,
+            tokenizer=self.data.tokenizer,
+            sequence_len=self.data.sequence_len,
+            vocab_size=self.data.vocab_size,
+            project=self.library,
+        )
+        folder = self.journal.begin(run)
+        try:
+            result = run_trial(
+                trial,
+                folder,
+                compile_cache=self.cache / "compile",
+                stop_fd=stop_fd,
+                show=show,
+            )
+        except BaseException:
+            self.journal.discard(run)
+            raise
+        return run, result, started
+
+    def record(
+        self,
+        run: str,
+        need: Need,
+        work: Work | None,
+        device: Device,
+        result: Result,
+        started: datetime,
+    ) -> Outcome:
+        """Journal a trial that has ended, insert it, and take it into account."""
+        wall_seconds = (datetime.now(UTC) - started).total_seconds()
+        score = result.score
+        row = {
+            "run": run,
+            "context": self.context.digest,
+            "mutant": need.mutant,
+            "experiment": None if work is None else work.case.digest,
+            "seed": need.seed,
+            "status": str(result.status),
+            "crash": None if result.crash is None else str(result.crash),
+            "phase": result.phase,
+            "message": result.message,
+            "log_tail": list(result.log_tail),
+            "val_bpb": None if score is None else score.val_bpb,
+            "val_nats": None if score is None else score.nats,
+            "val_bytes": None if score is None else score.bytes,
+            "val_tokens": None if score is None else score.tokens,
+            "train_seconds": result.train_seconds,
+            "train_tokens": result.curve[-1].tokens if result.curve else None,
+            "steps": len(result.curve),
+            **{
+                f"{phase}_seconds": result.phase_seconds.get(phase)
+                for phase in ("start", "save", "serve", "score")
+            },
+            "wall_seconds": wall_seconds,
+            "peak_mib": result.peak_mib,
+            "left_behind": result.left_behind,
+            "device": device.id,
+            "started_at": started.replace(tzinfo=None).isoformat(),
+        }
+        curve = [attrs.asdict(step) for step in result.curve]
+        self.journal.keep_run(run, {**self._described(work), "run": row}, curve)
+        self.insert()
+        outcome = Outcome(
+            run=run,
+            mutant=need.mutant,
+            seed=need.seed,
+            status=row["status"],
+            crash=row["crash"],
+            message=result.message,
+            log_tail=result.log_tail,
+            val_bpb=row["val_bpb"],
+            wall_seconds=wall_seconds,
+        )
+        self.known.add(outcome)
+        return outcome
+
+    def record_verdict(self, verdict: Verdict, work: Work) -> None:
+        """Journal a decision and insert it."""
+        name = new_id()
+        row = {
+            "verdict": name,
+            "experiment": work.case.digest,
+            "context": self.context.digest,
+            **attrs.asdict(verdict),
+            "runs": list(verdict.runs),
+            "decided_at": datetime.now(UTC).replace(tzinfo=None).isoformat(),
+        }
+        self.journal.keep_verdict(name, {**self._described(work), "verdict": row})
+        self.verdicts.append(verdict)
+        self.insert()
+
+    def _described(self, work: Work | None) -> dict[str, Any]:
+        """Return the rows that say what a trial or a verdict is about."""
+        mutant = self.base if work is None else work.mutant
+        resolved = configuration(mutant.source) if work is None else work.configuration
+        return {
+            "context": {"context": self.context.digest, **attrs.asdict(self.context)},
+            "experiment": None if work is None else _experiment_row(work),
+            "mutant": {
+                "mutant": mutant.digest,
+                "base": self.base.digest,
+                "codemods": []
+                if work is None
+                else [str(call) for call in work.case.codemods],
+                "configuration": json.dumps(resolved, sort_keys=True),
+                "diff": "" if work is None else mutant.diff,
+                "source": mutant.source,
+            },
+            "changes": []
+            if work is None
+            else [
+                {
+                    "mutant": mutant.digest,
+                    "symbol": change.symbol,
+                    "kind": change.kind,
+                    "edit": change.edit,
+                    "old_source": change.old,
+                    "new_source": change.new,
+                }
+                for change in mutant.changes
+            ],
+        }
+
+
+def _experiment_row(work: Work) -> dict[str, Any]:
+    case, expect = work.case, work.case.expect
+    return {
+        "experiment": case.digest,
+        "id": case.id,
+        "file": case.file,
+        "name": case.name,
+        "swept": json.dumps(dict(case.values)),
+        "hypothesis": case.hypothesis,
+        "change": case.change,
+        "tags": list(case.tags),
+        "delta_bpb": None if expect is None else float(expect.delta_bpb),
+        "sd_bpb": None if expect is None else expect.sd,
+        "within_bpb": None if expect is None else expect.within,
+        "on_profile": None if expect is None else expect.on,
+        "mutant": work.mutant.digest,
+    }
+
+
+def open_lab(
+    *,
+    project: Path,
+    library: Path,
+    cache: Path,
+    profile: Profile,
+    devices: Sequence[Device],
+    base: Mutant,
+    corpus: str | None,
+    progress: Callable[[str, float], None],
+) -> Lab:
+    """Prepare the data, look up the history, and return what trials share.
+
+    Args:
+        project: The folder of ``specs/`` and ``runs/``.
+        library: The folder that ``core`` is imported from.
+        cache: The user's cache.
+        profile: With what the session overrides.
+        devices: Of one model.
+        base: The base module, sizes included.
+        corpus: ``stdlib``, a file or a folder; None if none was named.
+        progress: Called with what is being prepared and how much of it is done.
+
+    Raises:
+        DataError: The corpus cannot be used.
+        SessionError: No corpus was named and the profile has none.
+    """
+    named = corpus or profile.corpus
+    if named is None:
+        raise SessionError(
+            f"the profile {profile.name} has no corpus of its own.",
+            hint="name a folder of parquet or text files: --data DIR.",
+        )
+    sizes = configuration(base.source)
+    data = prepare(
+        open_source(named),
+        vocab_size=sizes["VOCAB_SIZE"],
+        sequence_len=sizes["SEQUENCE_LEN"],
+        cache=cache / "data",
+        progress=progress,
+    )
+    context = current_context(
+        profile, devices[0], data=data.fingerprint, base=base.digest
+    )
+    lab = Lab(
+        project=project,
+        library=library,
+        cache=cache,
+        profile=profile,
+        base=base,
+        data=data,
+        context=context,
+        known=Known(
+            base=base.digest, prior=Noise(sd=profile.prior_sd, df=profile.prior_df)
+        ),
+        verdicts=[],
+    )
+    history = _history(lab)
+    lab.known.outcomes.extend(history.outcomes)
+    lab.verdicts.extend(history.verdicts)
+    return lab
+
+
+def _history(lab: Lab) -> History:
+    """Read what is known, from the file, or from the journal while the file is held."""
+    try:
+        with opened(lab.project / DATABASE, PATIENCE_SECONDS) as db:
+            ingest(db, lab.journal)
+            return read_history(db, lab.context.digest)
+    except Held as held:
+        lab.held = held.holder
+    with opened(None, 0.0) as db:
+        ingest(db, lab.journal)
+        return read_history(db, lab.context.digest)

@@ -1,0 +1,318 @@
+"""The trials of one pytest session: from selected experiments to reports of verdicts."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from core.launch.log import escaped
+from core.mutate import Mutant
+from core.pipeline import PATIENCE_SECONDS, Lab, open_lab
+from core.plan import (
+    Known,
+    Lost,
+    Need,
+    Plan,
+    Verdict,
+    claim_under,
+    next_attempt,
+    past_verdict,
+    underpowered,
+)
+from core.plugin.collect import Experiment
+from core.plugin.live import Live
+from core.plugin.lock import locked
+from core.plugin.options import Request
+from core.plugin.scheduler import Decided, Scheduler, Undecided
+from core.report.table import Row, line, table
+from core.spec import Expect
+
+FAILED = ("crashed", "invalid")
+
+
+@attrs.frozen(kw_only=True)
+class Ended:
+    """What pytest is told of one experiment.
+
+    Attributes:
+        item: Which.
+        when: ``call``, or ``setup`` when nothing ran.
+        outcome: passed, failed or skipped.
+        text: What a failure says.
+        started: When its first trial began, if one did.
+        seconds: How long it took in this session.
+        properties: For junitxml and for the verdict's word.
+    """
+
+    item: Experiment
+    when: str
+    outcome: str
+    text: str = ""
+    started: datetime | None = None
+    seconds: float = 0.0
+    properties: list[tuple[str, object]] = attrs.field(factory=list)
+
+
+class Trials:
+    """Plan the selected experiments, run what they need, tell each as it is decided.
+
+    Args:
+        request: What the session was asked to do.
+        base: The base module, sizes included.
+        items: Experiments with their work.
+        terminal: pytest's terminal reporter, or None.
+
+    Raises:
+        DeltaspecError: The session cannot run: no data, a lock that is taken.
+    """
+
+    def __init__(
+        self, request: Request, base: Mutant, items: list[Experiment], terminal: Any
+    ) -> None:
+        self.request = request
+        self.terminal = terminal
+        self.rows: list[Row] = []
+        self.interrupted = False
+        self.scheduler: Scheduler | None = None
+        self.locks = locked(request.project, request.devices)
+        self.live = Live(terminal)
+        try:
+            self.lab = self._open_lab(base)
+            self.swept = self.lab.journal.sweep()
+            self.stored, self.refused, planned = self._plan(items)
+            self._write_header(planned)
+        except BaseException:
+            self.live.close()
+            self.locks.close()
+            raise
+        self.scheduler = Scheduler(
+            lab=self.lab,
+            devices=request.devices,
+            undecided=planned,
+            watch=self.live.watch,
+        )
+
+    def __iter__(self) -> Iterator[Ended]:
+        """Yield each experiment when it is decided; stored verdicts come first."""
+        assert self.scheduler is not None
+        for item, verdict in self.stored:
+            yield self._told(item, verdict, stored=True)
+        for item in self.refused:
+            yield Ended(item=item, when="setup", outcome="skipped")
+        while self.scheduler.undecided:
+            self.live.start()
+            decided = self.scheduler.next_decided()
+            self.live.pause()
+            yield self._end(decided)
+
+    def close(self) -> None:
+        """End what still runs, insert what waits, give the devices back."""
+        self.live.close()
+        if self.scheduler is not None:
+            self.interrupted = bool(self.scheduler.undecided)
+            self.scheduler.stop()
+        self.lab.insert(PATIENCE_SECONDS)
+        self.locks.close()
+
+    def _open_lab(self, base: Mutant) -> Lab:
+        request = self.request
+        lab = open_lab(
+            project=request.project,
+            library=request.library,
+            cache=request.cache,
+            profile=request.profile,
+            devices=request.devices,
+            base=base,
+            corpus=request.corpus,
+            progress=self.live.preparing,
+        )
+        self.live.prepared()
+        return lab
+
+    def _plan(
+        self, items: list[Experiment]
+    ) -> tuple[list[tuple[Experiment, Verdict]], list[Experiment], list[Undecided]]:
+        """Return what is decided already, what is refused, and what is to run."""
+        request, known = self.request, self.lab.known
+        stored, refused, planned = [], [], []
+        for item in items:
+            assert item.work is not None
+            digest = item.work.mutant.digest
+            claim = claim_under(item.case.expect, request.profile)
+            looks = request.profile.looks
+            past = past_verdict(self.lab.verdicts, digest, claim, looks)
+            if past is not None and not request.rerun:
+                stored.append((item, past))
+                continue
+            if not request.explicit_seeds:
+                item.skip_reason = underpowered(claim, looks, known.noise()) or ""
+            if item.skip_reason:
+                refused.append(item)
+                continue
+            plan = Plan(
+                mutant=digest,
+                base=self.lab.base.digest,
+                claim=claim,
+                looks=looks,
+                attempt=next_attempt(
+                    self.lab.verdicts, digest, claim, rerun=request.rerun
+                ),
+            )
+            planned.append(Undecided(key=item, work=item.work, plan=plan))
+        return stored, refused, planned
+
+    def _end(self, decided: Decided) -> Ended:
+        item = decided.key
+        assert isinstance(item, Experiment)
+        seconds = (decided.ended - decided.started).total_seconds()
+        if isinstance(decided.end, Lost):
+            return Ended(
+                item=item,
+                when="setup",
+                outcome="failed",
+                text=_failure(decided.end.reason, decided.end.outcome.log_tail)
+                + "\n\nhint: look at the machine, then run again: nothing is lost, and "
+                "no verdict was made.",
+                started=decided.started,
+            )
+        return self._told(
+            item, decided.end, stored=False, started=decided.started, seconds=seconds
+        )
+
+    def _told(
+        self,
+        item: Experiment,
+        verdict: Verdict,
+        *,
+        stored: bool,
+        started: datetime | None = None,
+        seconds: float = 0.0,
+    ) -> Ended:
+        row = Row(
+            id=item.case.id, expect=item.case.expect, verdict=verdict, stored=stored
+        )
+        self.rows.append(row)
+        if self.terminal is not None and self.terminal.verbosity == 0:
+            self.terminal.ensure_newline()
+            text, markup = line(row)
+            self.terminal.write_line(text, **markup)
+        failed = verdict.word in FAILED or (
+            self.request.strict and verdict.word == "refuted"
+        )
+        return Ended(
+            item=item,
+            when="call",
+            outcome="failed" if failed else "passed",
+            text=_failure(f"{verdict.word}: {verdict.reason}", self._log_tail(verdict)),
+            started=started,
+            seconds=seconds,
+            properties=_properties(verdict, item.case.expect),
+        )
+
+    def _log_tail(self, verdict: Verdict) -> tuple[str, ...]:
+        for outcome in self.lab.known.outcomes:
+            if outcome.run in verdict.runs and outcome.log_tail:
+                place = self.lab.journal.folder.name
+                return (f"the end of {place}/{outcome.run}/log.txt:", *outcome.log_tail)
+        return ()
+
+    def _write_header(self, planned: list[Undecided]) -> None:
+        """Say under which conditions the session measures, and how long it will take."""
+        if self.terminal is None:
+            return
+        request, lab = self.request, self.lab
+        profile, noise = request.profile, lab.known.noise()
+        trials = _count_trials(planned, lab.known)
+        overhead = [
+            outcome.wall_seconds - profile.budget_seconds
+            for outcome in lab.known.outcomes
+            if outcome.val_bpb is not None
+        ]
+        each = profile.budget_seconds + (
+            sum(overhead) / len(overhead) if overhead else profile.overhead_seconds
+        )
+        seconds = trials * each / len(request.devices)
+        runs = sum(o.mutant == lab.base.digest for o in lab.known.outcomes)
+        write = self.terminal.write_line
+        self.terminal.ensure_newline()
+        write(
+            f"profile {profile.name} ({request.reason}): {profile.budget_seconds:g} s a "
+            f"trial, at most {profile.looks} seeds"
+        )
+        write(f"device  {len(request.devices)} × {request.devices[0].name}")
+        write(
+            f"context {lab.context.digest}, data {lab.data.fingerprint}, base "
+            f"{lab.base.digest[:12]} ({runs} runs known)"
+        )
+        write(
+            f"noise   seed sd {noise.sd:.4f} bpb with {noise.df:.0f} degrees of freedom"
+            f"{' (prior)' if noise.df == profile.prior_df else ''}"
+        )
+        if self.swept:
+            write(
+                f"{self.swept} unfinished trial{'s' * (self.swept > 1)} of a session "
+                "that was killed: swept, and run again where needed"
+            )
+        write(
+            f"at most {trials} trials, about {_duration(seconds)}"
+            if trials
+            else "nothing to run: all is decided"
+        )
+
+    def write_summary(self, terminal: Any) -> None:
+        """Write the verdict table, and where to look next."""
+        if self.rows:
+            terminal.section("verdicts", sep="=")
+            terminal.write_line(table(self.rows, colour=terminal.hasmarkup))
+        if self.interrupted:
+            terminal.write_line(
+                "interrupted: finished trials are kept, the same command goes on"
+            )
+        if self.lab.held:
+            terminal.write_line(
+                f"runs.duckdb is open in {self.lab.held}: new rows wait in runs/ and "
+                "are inserted by the next command",
+                yellow=True,
+            )
+        elif self.rows:
+            terminal.write_line(
+                'ask the history: duckdb runs.duckdb "from leaderboard"; '
+                "each trial is in runs/"
+            )
+
+
+def _count_trials(planned: list[Undecided], known: Known) -> int:
+    """Return how many trials are missing if every plan goes to its last look."""
+    needs = {
+        Need(mutant=mutant, seed=undecided.plan.seed(look))
+        for undecided in planned
+        for look in range(1, undecided.plan.looks + 1)
+        for mutant in (undecided.plan.base, undecided.plan.mutant)
+    }
+    return sum(not known.of(need.mutant, need.seed) for need in needs)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _failure(reason: str, log_tail: tuple[str, ...]) -> str:
+    return "\n".join([escaped(reason), *(["", *log_tail] if log_tail else [])])
+
+
+def _properties(verdict: Verdict, expect: Expect | None) -> list[tuple[str, object]]:
+    """Return what junitxml tells of a verdict."""
+    said = {
+        "verdict": verdict.word,
+        "delta_bpb": verdict.delta_bpb,
+        "lower_bpb": verdict.lower_bpb,
+        "upper_bpb": verdict.upper_bpb,
+        "predicted_bpb": None if expect is None else expect.delta_bpb,
+        "mutant": verdict.mutant,
+    }
+    return [(name, value) for name, value in said.items() if value is not None]

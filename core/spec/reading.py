@@ -1,0 +1,320 @@
+"""Read a spec file into cases, from its syntax tree: a spec file is never executed."""
+
+import ast
+import difflib
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from core.errors import SpecError
+from core.spec.vocabulary import (
+    NAME,
+    CodemodCall,
+    Expect,
+    Experiment,
+    Option,
+    Sweep,
+    codemod,
+    substitute,
+)
+from core.syntax import Evaluator, Refused, Unknown, parse
+
+VOCABULARY: dict[str, Callable[..., Any]] = {
+    "Expect": Expect,
+    "Experiment": Experiment,
+    "Sweep": Sweep,
+    "codemod": codemod,
+}
+VOCABULARY_MODULE = "core.spec"
+
+
+@attrs.frozen(kw_only=True)
+class Case:
+    """One experiment with one combination of swept values: what one pytest item runs.
+
+    Attributes:
+        file: The spec file, relative to the project, with ``/``.
+        line: Where the experiment stands.
+        name: The name that the experiment is bound to.
+        values: The swept values, by axis.
+        hypothesis: Why the change should help, or harm.
+        change: What to change, with the swept values in place.
+        codemods: How to change it; empty when the codemod is to be looked up.
+        expect: What is predicted, if anything.
+        tags: Words for ``-k``.
+    """
+
+    file: str
+    line: int
+    name: str
+    values: tuple[tuple[str, Option], ...] = ()
+    hypothesis: str
+    change: str
+    codemods: tuple[CodemodCall, ...] = ()
+    expect: Expect | None = None
+    tags: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The name with its swept values, as ``rope_base[50000]``."""
+        values = "-".join(str(value) for _, value in self.values)
+        return f"{self.name}[{values}]" if self.values else self.name
+
+    @property
+    def id(self) -> str:
+        """The pytest id, as ``specs/attention.py::rope_base[50000]``."""
+        return f"{self.file}::{self.label}"
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of everything that the author claims."""
+        claim = attrs.asdict(attrs.evolve(self, line=0))
+        text = json.dumps(claim, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_spec(path: Path, project: Path) -> tuple[list[Case], list[SpecError]]:
+    """Return the cases of the spec file *path*, and all that is wrong with it.
+
+    A file with an error has cases all the same, so that a caller can say which; whether
+    to run them is its decision.
+    """
+    file = path.relative_to(project).as_posix()
+    errors: list[SpecError] = []
+    try:
+        tree = parse(path.read_bytes())
+    except Refused as refused:
+        return [], [_error(refused.message, file, refused.line, hint=PLAIN_DATA)]
+    evaluator = Evaluator(takes_node=frozenset(VOCABULARY))
+    cases: list[Case] = []
+    failed: set[str] = set()
+    for statement in tree.body:
+        try:
+            cases += _read_statement(statement, file, evaluator)
+        except SpecError as error:
+            errors.append(_placed(error, file, statement.lineno))
+            failed |= _targets(statement)
+        except Unknown as unknown:
+            if not failed & _names(statement):  # or it only repeats an earlier error
+                errors.append(_unknown(unknown, file, evaluator))
+            failed |= _targets(statement)
+        except Refused as refused:
+            errors.append(_error(refused.message, file, refused.line, hint=PLAIN_DATA))
+            failed |= _targets(statement)
+    if not cases and not errors:
+        errors.append(
+            _error(
+                "no Experiment is bound to a name in this file.",
+                file,
+                1,
+                hint="write NAME = Experiment(...), or start the file's name with '_'.",
+            )
+        )
+    return cases, errors
+
+
+PLAIN_DATA = (
+    "write it with literals, names bound above, f-strings, comprehensions and "
+    f"{', '.join(VOCABULARY)}."
+)
+
+
+def _placed(error: SpecError, file: str, line: int) -> SpecError:
+    """Say where *error* is, if nobody nearer to it has."""
+    if not error.place:
+        error.place = f"{file}:{line}"
+    return error
+
+
+def _error(message: str, file: str, line: int, *, hint: str) -> SpecError:
+    return SpecError(message, hint=hint, place=f"{file}:{line}")
+
+
+def _unknown(unknown: Unknown, file: str, evaluator: Evaluator) -> SpecError:
+    name = unknown.message.split("'")[1]
+    if name in VOCABULARY:
+        hint = f"add: from {VOCABULARY_MODULE} import {name}."
+    else:
+        near = difflib.get_close_matches(name, evaluator.names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else PLAIN_DATA
+    return _error(unknown.message, file, unknown.line, hint=hint)
+
+
+def _targets(statement: ast.stmt) -> set[str]:
+    return {
+        node.id
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+
+
+def _names(statement: ast.stmt) -> set[str]:
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+
+
+def _read_statement(statement: ast.stmt, file: str, evaluator: Evaluator) -> list[Case]:
+    match statement:
+        case ast.Expr(value=ast.Constant(value=str())):
+            return []  # a docstring
+        case ast.ImportFrom(module=module, names=names, level=0):
+            _import(module or "", names, statement.lineno, file, evaluator)
+            return []
+        case (
+            ast.Assign(targets=[ast.Name(id=name)], value=node)
+            | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as node)
+        ):
+            value = evaluator.value(node)
+            evaluator.names[name] = value
+            if isinstance(value, Experiment):
+                return _expand(name, value, file, node)
+            if _holds_experiment(value):
+                raise SpecError(
+                    f"{name} holds an Experiment that has no name of its own.",
+                    hint="bind each Experiment to a name; use Sweep for a family.",
+                )
+            return []
+        case _:
+            raise Refused(f"a spec file holds data, not {_kind(statement)}.", statement)
+
+
+def _kind(statement: ast.stmt) -> str:
+    return {
+        ast.Import: "an import",
+        ast.FunctionDef: "a function",
+        ast.ClassDef: "a class",
+        ast.For: "a loop",
+        ast.If: "a condition",
+        ast.Expr: "a call by itself",
+    }.get(type(statement), f"this statement ({type(statement).__name__})")
+
+
+def _holds_experiment(value: object) -> bool:
+    items = value.values() if isinstance(value, dict) else value
+    return isinstance(items, list | tuple | set) and any(
+        isinstance(item, Experiment) for item in items
+    )
+
+
+def _import(
+    module: str, names: list[ast.alias], line: int, file: str, evaluator: Evaluator
+) -> None:
+    if module == "__future__":
+        return
+    for alias in names:
+        if module != VOCABULARY_MODULE or alias.name not in VOCABULARY:
+            near = difflib.get_close_matches(alias.name, VOCABULARY, n=1)
+            raise SpecError(
+                f"from {module} import {alias.name}: a spec file imports nothing but "
+                "the spec vocabulary.",
+                hint=f"import {near[0] if near else ', '.join(VOCABULARY)} "
+                f"from {VOCABULARY_MODULE}.",
+                place=f"{file}:{line}",
+            )
+        evaluator.functions = {
+            **evaluator.functions,
+            alias.asname or alias.name: _located(VOCABULARY[alias.name], file),
+        }
+        evaluator.takes_node |= {alias.asname or alias.name}
+
+
+def _located(call: Callable[..., Any], file: str) -> Callable[..., Any]:
+    """Return *call* so that its errors say where in *file* the argument stands."""
+
+    def located(node: ast.Call, *positional: Any, **named: Any) -> Any:
+        lines = {keyword.arg: keyword.value.lineno for keyword in node.keywords}
+        try:
+            _check_arguments(call, positional, named)
+            return call(*positional, **named)
+        except SpecError as error:
+            _placed(error, file, lines.get(error.field, node.lineno))
+            raise
+
+    return located
+
+
+def _check_arguments(
+    call: Callable[..., Any], positional: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    """Refuse unknown, missing and positional arguments in the words of a spec."""
+    if not attrs.has(call) or call is Sweep:
+        if positional and call is Sweep:
+            raise SpecError(
+                f"Sweep({positional[0]!r}) does not say which axis this is.",
+                hint="name it: Sweep(base=(1, 2, 4)).",
+            )
+        if call is codemod and len(positional) != 1:
+            raise SpecError(
+                f"codemod takes one reference, and got {len(positional)}.",
+                hint='write codemod("module.Class", option=value).',
+            )
+        return
+    fields = {field.name: field for field in attrs.fields(call)}
+    name = call.__name__
+    if positional:
+        raise SpecError(
+            f"{name}({positional[0]!r}, ...) does not say which field this is.",
+            hint=f"name it; the fields are {', '.join(fields)}.",
+        )
+    for unknown in named.keys() - fields.keys():
+        near = difflib.get_close_matches(unknown, fields, n=1)
+        raise SpecError(
+            f"{name} has no field {unknown!r}.",
+            hint=f"did you mean {near[0]!r}?"
+            if near
+            else f"use one of its fields: {', '.join(fields)}.",
+            field=unknown,
+        )
+    for field in fields.values():
+        if field.default is attrs.NOTHING and field.name not in named:
+            raise SpecError(
+                f"{name} misses the field {field.name!r}.",
+                hint=f"add {field.name}=... to it.",
+            )
+
+
+def _expand(name: str, experiment: Experiment, file: str, node: ast.expr) -> list[Case]:
+    """Return one case for each combination of swept values."""
+    if not NAME.match(name):
+        raise SpecError(
+            f"the experiment {name!r} does not match {NAME.pattern}.",
+            hint="name it in lower case and underscores, at most 64 characters.",
+        )
+    calls = tuple(experiment.codemod)
+    if experiment.sweep is not None:
+        used = repr([call.options for call in calls]) if calls else experiment.change
+        for axis, _ in experiment.sweep.axes:
+            if f"{{{axis}}}" not in used:
+                where = "codemod" if calls else "change"
+                raise SpecError(
+                    f"the axis {axis!r} of the sweep is used nowhere in {where}=.",
+                    hint=f'refer to it as "{{{axis}}}".',
+                    field="sweep",
+                )
+    combinations = [{}] if experiment.sweep is None else experiment.sweep.cases()
+    return [
+        Case(
+            file=file,
+            line=node.lineno,
+            name=name,
+            values=tuple(values.items()),
+            hypothesis=str(substitute(experiment.hypothesis, values)),
+            change=str(substitute(experiment.change, values)),
+            codemods=tuple(
+                attrs.evolve(
+                    call,
+                    options=tuple(
+                        (option, substitute(value, values))
+                        for option, value in call.options
+                    ),
+                )
+                for call in calls
+            ),
+            expect=experiment.expect,
+            tags=tuple(experiment.tags),
+        )
+        for values in combinations
+    ]

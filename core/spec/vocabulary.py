@@ -1,0 +1,306 @@
+"""What a researcher writes: Experiment, Expect, Sweep, codemod."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import attrs
+
+from core.errors import SpecError
+
+PROFILE_NAMES = ("gpu", "cpu")
+NAME = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
+MAX_CASES = 64  # of one sweep: at five minutes a trial this is already a night
+
+Option = bool | int | float | str | None | tuple["Option", ...]
+
+
+@attrs.frozen(kw_only=True)
+class CodemodCall:
+    """A codemod with its options, named but not imported.
+
+    Attributes:
+        reference: Module and class below ``codemods/``, as ``constants.SetConstant``.
+        options: Name and value of each option, in the order in which they were given.
+    """
+
+    reference: str
+    options: tuple[tuple[str, Option], ...] = ()
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options)
+        return f"{self.reference}({options})"
+
+
+def codemod(reference: str, /, **options: Option) -> CodemodCall:
+    """Name a codemod below ``codemods/`` with its options.
+
+    Args:
+        reference: Module and class, as ``"constants.SetConstant"``.
+        **options: Values; ``"{axis}"`` stands for the value of a sweep's axis and
+            keeps its type.
+
+    Raises:
+        SpecError: The reference is not ``module.Class``, or a value is not data.
+    """
+    if not isinstance(reference, str) or not re.fullmatch(
+        r"([a-z_][a-z0-9_]*\.)+[A-Z][A-Za-z0-9]*", reference
+    ):
+        raise SpecError(
+            f"codemod({reference!r}) names no codemod: expected 'module.Class'.",
+            hint="name a class below codemods/, as in "
+            'codemod("constants.SetConstant", name=..., value=...).',
+            field="codemod",
+        )
+    for name, value in options.items():
+        if not _is_option(value):
+            raise SpecError(
+                f"codemod option {name}={value!r}: expected a number, a text, "
+                "a truth value, None or a tuple of them.",
+                hint=f"write {name}= as plain data.",
+                field=name,
+            )
+    return CodemodCall(reference=reference, options=tuple(options.items()))
+
+
+def _is_option(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_option(item) for item in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, bool | int | str | None)
+
+
+def _text(owner: object, attribute: attrs.Attribute, value: object) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise SpecError(
+            f"{attribute.name}={value!r}: expected a sentence.",
+            hint=f"say in {attribute.name}= what a reader needs to judge the outcome.",
+            field=attribute.name,
+        )
+
+
+def _bpb(owner: object, attribute: attrs.Attribute, value: object) -> None:
+    if isinstance(value, str):
+        hint = f"write it without quotes: {attribute.name}={value.strip()}."
+    elif isinstance(value, tuple | list):
+        hint = f"give one number, and its uncertainty as sd=: {attribute.name}=-0.001."
+    else:
+        hint = f"write a finite number, negative for an improvement: {attribute.name}=-0.001."
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+    ):
+        raise SpecError(
+            f"{attribute.name}={value!r}: expected a number of bits per byte.",
+            hint=hint,
+            field=attribute.name,
+        )
+
+
+def _positive_bpb(
+    owner: object, attribute: attrs.Attribute, value: float | None
+) -> None:
+    if value is None:
+        return
+    _bpb(owner, attribute, value)
+    if value <= 0:
+        raise SpecError(
+            f"{attribute.name}={value!r}: expected more than 0 bits per byte.",
+            hint=f"give the width, without a sign: {attribute.name}=0.001.",
+            field=attribute.name,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Expect:
+    """The change in val_bpb that an experiment predicts.
+
+    Attributes:
+        delta_bpb: Bits per byte against the base: negative is an improvement, positive
+            predicts harm, 0 with ``within`` claims equivalence.
+        sd: How sure the author is: one standard deviation of the prediction.
+        within: For ``delta_bpb=0``: how far from 0 still counts as the same.
+        on: The profile that the prediction speaks of; under another one the experiment
+            is measured, and never scored.
+    """
+
+    delta_bpb: float = attrs.field(validator=_bpb)
+    sd: float | None = attrs.field(default=None, validator=_positive_bpb)
+    within: float | None = attrs.field(default=None, validator=_positive_bpb)
+    on: str = "gpu"
+
+    def __attrs_post_init__(self) -> None:
+        if self.on not in PROFILE_NAMES:
+            raise SpecError(
+                f"on={self.on!r}: expected one of {', '.join(PROFILE_NAMES)}.",
+                hint="name the profile that the prediction speaks of.",
+                field="on",
+            )
+        if self.delta_bpb == 0 and self.within is None:
+            raise SpecError(
+                "delta_bpb=0 predicts no change, and no run can show exactly none.",
+                hint="say what still counts as the same: within=0.001.",
+                field="delta_bpb",
+            )
+        if self.delta_bpb != 0 and self.within is not None:
+            raise SpecError(
+                f"within={self.within!r} goes with delta_bpb=0, not with "
+                f"delta_bpb={self.delta_bpb!r}.",
+                hint="use sd= for the uncertainty of a prediction that is not 0.",
+                field="within",
+            )
+
+
+@attrs.frozen(init=False)
+class Sweep:
+    """The values that an experiment goes through, one case each.
+
+    Attributes:
+        axes: Name and values of each axis; several axes are combined.
+    """
+
+    axes: tuple[tuple[str, tuple[Option, ...]], ...]
+
+    def __init__(self, **axes: tuple[Option, ...]) -> None:
+        if not axes:
+            raise SpecError(
+                "Sweep() has no axis.",
+                hint="name an axis and its values: Sweep(base=(50_000, 100_000)).",
+                field="sweep",
+            )
+        for name, values in axes.items():
+            self._check(name, values)
+        size = math.prod(len(values) for values in axes.values())
+        if size > MAX_CASES:
+            raise SpecError(
+                f"this sweep has {size:,} cases; at most {MAX_CASES} are run.",
+                hint="sweep fewer values, or split it into experiments.",
+                field="sweep",
+            )
+        self.__attrs_init__(tuple((name, tuple(axes[name])) for name in axes))
+
+    @staticmethod
+    def _check(name: str, values: object) -> None:
+        if not NAME.match(name):
+            raise SpecError(
+                f"the axis {name!r} does not match {NAME.pattern}.",
+                hint="name it in lower case, as in Sweep(base=...).",
+                field=name,
+            )
+        if not isinstance(values, tuple | list) or not values:
+            raise SpecError(
+                f"{name}={values!r}: expected a tuple of values.",
+                hint=f"list the values: {name}=(1, 2, 4).",
+                field=name,
+            )
+        for value in values:
+            if isinstance(value, tuple) or not _is_option(value):
+                raise SpecError(
+                    f"{name}={value!r}: expected a number, a text or a truth value.",
+                    hint=f"write the values of {name} as plain data.",
+                    field=name,
+                )
+        if len({repr(value) for value in values}) < len(values):
+            raise SpecError(
+                f"{name}={values!r} names a value twice.",
+                hint="list each value once.",
+                field=name,
+            )
+
+    def cases(self) -> Iterator[dict[str, Option]]:
+        """Yield one value for every axis, the last axis fastest."""
+        names = [name for name, _ in self.axes]
+        for values in product(*(values for _, values in self.axes)):
+            yield dict(zip(names, values, strict=True))
+
+
+def _tags(owner: object, attribute: attrs.Attribute, value: object) -> None:
+    if isinstance(value, str):
+        raise SpecError(
+            f"tags={value!r} is one text: expected a tuple of tags.",
+            hint=f"write tags=({value!r},), with the comma.",
+            field="tags",
+        )
+    if not isinstance(value, tuple | list):
+        raise SpecError(
+            f"tags={value!r}: expected a tuple of tags.",
+            hint='list them: tags=("attention", "speed").',
+            field="tags",
+        )
+    for tag in value:
+        if not isinstance(tag, str) or not NAME.match(tag):
+            raise SpecError(
+                f"the tag {tag!r} does not match {NAME.pattern}.",
+                hint="use lower case and underscores: "
+                f"{re.sub(r'[^a-z0-9]+', '_', str(tag).lower()).strip('_')!r}.",
+                field="tags",
+            )
+
+
+def _calls(value: object) -> object:
+    return (value,) if isinstance(value, CodemodCall) else value
+
+
+@attrs.frozen(kw_only=True)
+class Experiment:
+    """A hypothesis, the change that tests it, and what it should do to val_bpb.
+
+    Attributes:
+        hypothesis: Why the change should help, or harm.
+        change: What to change in the training module, as an instruction.
+        expect: The predicted change in val_bpb; None measures without a prediction.
+        codemod: The codemod that makes the change, or several in their order; without
+            one it is looked up at ``codemods/<spec file>/<experiment>.py``.
+        sweep: Values that ``change`` and ``codemod`` refer to as ``{axis}``.
+        tags: Words that ``-k`` matches, besides file, name and swept values.
+    """
+
+    hypothesis: str = attrs.field(validator=_text)
+    change: str = attrs.field(validator=_text)
+    expect: Expect | None = None
+    codemod: tuple[CodemodCall, ...] = attrs.field(default=(), converter=_calls)
+    sweep: Sweep | None = None
+    tags: tuple[str, ...] = attrs.field(default=(), validator=_tags)
+
+    def __attrs_post_init__(self) -> None:
+        for field, kind, example in (
+            ("expect", Expect, "expect=Expect(delta_bpb=-0.001)"),
+            ("sweep", Sweep, "sweep=Sweep(base=(50_000, 100_000))"),
+        ):
+            value = getattr(self, field)
+            if value is not None and not isinstance(value, kind):
+                raise SpecError(
+                    f"{field}={value!r}: expected {kind.__name__}(...).",
+                    hint=f"write {example}.",
+                    field=field,
+                )
+        calls = self.codemod
+        if not isinstance(calls, tuple | list) or not all(
+            isinstance(call, CodemodCall) for call in calls
+        ):
+            raise SpecError(
+                f"codemod={calls!r}: expected codemod(...), or a tuple of them.",
+                hint='write codemod=codemod("constants.SetConstant", name=..., '
+                "value=...).",
+                field="codemod",
+            )
+
+
+def substitute(text: Option, values: Mapping[str, Option]) -> Option:
+    """Return *text* with each ``{axis}`` replaced by its value.
+
+    A text that is nothing but ``{axis}`` becomes the value itself, with its type.
+    """
+    if isinstance(text, tuple):
+        return tuple(substitute(item, values) for item in text)
+    if not isinstance(text, str):
+        return text
+    for axis, value in values.items():
+        if text == f"{{{axis}}}":
+            return value
+        text = text.replace(f"{{{axis}}}", str(value))
+    return text

@@ -1,0 +1,158 @@
+"""What a training module may ask for: batches, progress, random numbers, a place to log.
+
+``train(run)`` is called three times in the life of a trial, each time with another kind
+of run: a `Rehearsal` that compiles everything, the `Training` that counts, and, in the
+fresh server process, a bare `Run` without a single batch, which yields the architecture
+that the weights are loaded into.
+"""
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+QUEUED_STEPS = 2  # CUDA runs ahead: a hand-out waits for the step so many before it
+
+
+def keyed(seed: int, name: str) -> int:
+    """Return a 63-bit seed for the random numbers called *name*."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The training loss is no longer a finite number."""
+
+
+class Run:
+    """A run without a batch, and what every run offers.
+
+    Attributes:
+        device: Where model and batches live.
+        progress: Share of the budget, 0 to 1, that had passed at the last hand-out.
+    """
+
+    def __init__(self, *, device: torch.device, seed: int) -> None:
+        self.device = device
+        self.progress = 0.0
+        self._seed = seed
+
+    def generator(self, name: str) -> torch.Generator:
+        """Return a CPU generator for what is called *name*, keyed by the seed."""
+        return torch.Generator().manual_seed(keyed(self._seed, name))
+
+    def batches(self, rows: int) -> Iterator[Tensor]:
+        """Yield token ids, int64 of shape (rows, T + 1), one hand-out an optimizer step.
+
+        Ends when the budget does.
+        """
+        yield from ()
+
+    def log(self, loss: Tensor) -> None:
+        """Note the step's mean training loss in nats, a scalar; it is read later."""
+
+
+class Rehearsal(Run):
+    """A few steps on random tokens, so that all is compiled before the clock starts."""
+
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        seed: int,
+        steps: int,
+        sequence_len: int,
+        vocab_size: int,
+    ) -> None:
+        super().__init__(device=device, seed=seed)
+        self._steps = steps
+        self._sequence_len = sequence_len
+        self._vocab_size = vocab_size
+
+    def batches(self, rows: int) -> Iterator[Tensor]:
+        """Yield random token ids, int64 of shape (rows, T + 1)."""
+        generator = self.generator("rehearsal")
+        for step in range(self._steps):
+            self.progress = step / self._steps
+            shape = (rows, self._sequence_len + 1)
+            ids = torch.randint(self._vocab_size, shape, generator=generator)
+            yield ids.to(self.device)
+
+
+class Training(Run):
+    """The run that counts: training rows in an order keyed by the seed, for a budget.
+
+    Args:
+        device: Where model and batches live.
+        seed: Keys everything random.
+        rows: Training rows, uint16 of shape (N, T + 1).
+        began: When the clock began, as `time.monotonic` tells it.
+        ends_at: When it ends.
+        report: Called with loss in nats and tokens so far, once for each step.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        seed: int,
+        rows: np.ndarray,
+        began: float,
+        ends_at: float,
+        report: Callable[[float, int], None],
+    ) -> None:
+        super().__init__(device=device, seed=seed)
+        self._rows = rows
+        self._began = began
+        self._ends_at = ends_at
+        self._report = report
+        self._losses: deque[tuple[Tensor, int]] = deque()
+        self._tokens = 0
+
+    def batches(self, rows: int) -> Iterator[Tensor]:
+        """Yield training rows, int64 of shape (rows, T + 1), until the budget is over."""
+        order = self._order()
+        while True:
+            self._read_losses(left=QUEUED_STEPS)
+            now = time.monotonic()
+            if now >= self._ends_at:
+                return
+            self.progress = (now - self._began) / (self._ends_at - self._began)
+            chosen = [next(order) for _ in range(rows)]
+            ids = torch.from_numpy(self._rows[chosen].astype(np.int64))
+            self._tokens += rows * (ids.shape[1] - 1)
+            yield ids.to(self.device, non_blocking=True)
+
+    def log(self, loss: Tensor) -> None:
+        """Note the step's mean training loss in nats, a scalar; it is read later."""
+        self._losses.append((loss.detach().float(), self._tokens))
+
+    def finish(self) -> int:
+        """Wait for the device and report the last steps; return the tokens handed out."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self._read_losses(left=0)
+        return self._tokens
+
+    def _order(self) -> Iterator[int]:
+        """Yield row numbers for ever, each epoch in an order of its own."""
+        epoch = 0
+        while True:
+            key = keyed(self._seed, f"order of epoch {epoch}")
+            yield from np.random.default_rng(key).permutation(len(self._rows)).tolist()
+            epoch += 1
+
+    def _read_losses(self, left: int) -> None:
+        """Report the losses of all but the latest *left* steps; this waits for them."""
+        while len(self._losses) > left:
+            loss, tokens = self._losses.popleft()
+            value = loss.item()
+            self._report(value, tokens)
+            if not np.isfinite(value):
+                raise NonFiniteLoss(
+                    f"the training loss is {value} after {tokens} tokens"
+                )

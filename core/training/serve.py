@@ -1,0 +1,81 @@
+"""The server's main: a fresh copy of the model that answers the judge with logits.
+
+Runs as ``python -m core.training.serve EVENTS_FD COMMANDS_FD SETTINGS ASKS ANSWERS
+MEMORY``.  It never sees a target, a byte count or another process's memory: ids of one
+question lie in the shared memory, the logits of its answer go behind them.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+
+from core.channel import Reader, write
+from core.memory import views
+from core.training.entry import guarded, trained
+from core.training.module import load_module
+from core.training.run import Run
+
+
+class NonFiniteWeights(ArithmeticError):
+    """A trained weight is not a finite number."""
+
+
+def run_server(settings: dict[str, Any], events: int, commands: Reader) -> None:
+    """Build the architecture, load the weights, answer until nobody asks."""
+    torch.set_num_threads(settings["threads"])
+    torch.set_float32_matmul_precision("high")
+    device, seed = torch.device(settings["device"]), settings["seed"]
+    model = trained(load_module(Path("train.py")), Run(device=device, seed=seed), seed)
+    write(events, {"event": "ready"})
+    if commands.receive() is None:
+        return
+    load_weights(model, settings["weights"], device)
+    model.eval()
+    write(events, {"event": "serving"})
+    asks, answers, memory_fd = (int(fd) for fd in sys.argv[4:7])
+    answer(model, settings, Reader(asks), answers, memory_fd, device)
+
+
+def load_weights(model: nn.Module, path: str, device: torch.device) -> None:
+    """Load the safetensors file *path* into *model*; every name must fit."""
+    safetensors.torch.load_model(model, path, device=str(device))
+    for name, weight in model.state_dict().items():
+        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+            raise NonFiniteWeights(f"the weight {name} is not finite")
+
+
+@torch.no_grad()
+def answer(
+    model: nn.Module,
+    settings: dict[str, Any],
+    asks: Reader,
+    answers: int,
+    memory_fd: int,
+    device: torch.device,
+) -> None:
+    """Answer questions: ids (B, T) in the shared memory, logits (B, T, V) behind them."""
+    T, V = settings["sequence_len"], settings["vocab_size"]
+    ids, logits = views(memory_fd, settings["scored_rows"], T, V)
+    while (question := asks.receive()) is not None:
+        B = question["rows"]
+        x = torch.from_numpy(ids[:B].astype(np.int64)).to(device)  # (B, T)
+        y = model(x)  # (B, T, V)
+        if y.shape != (B, T, V):
+            raise ValueError(
+                f"the model maps ids of shape {(B, T)} to logits of shape "
+                f"{tuple(y.shape)}: expected {(B, T, V)}"
+            )
+        logits[:B] = y.float().cpu().numpy()
+        write(answers, {"rows": B})
+
+
+if __name__ == "__main__":
+    guarded(
+        run_server, json.loads(sys.argv[3]), int(sys.argv[1]), Reader(int(sys.argv[2]))
+    )

@@ -1,0 +1,42 @@
+"""What tests share: warnings are errors here, GPU tests need a GPU, one prepared corpus."""
+
+from pathlib import Path
+
+import pytest
+
+from core.profile import gpus
+
+pytest_plugins = ("pytester",)
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a warning fail a test; a user's own runs must not die of one."""
+    has_gpu = bool(gpus())
+    for item in items:
+        item.add_marker(pytest.mark.filterwarnings("error"))
+        if not has_gpu and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA GPU is seen here"))
+
+
+@pytest.fixture(scope="session")
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the cache that the sessions under test share: data are prepared once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def project(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, cache_home: Path
+) -> pytest.Pytester:
+    """Return an empty project that loads the plugin, in a process of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    for name in ("NO_COLOR", "FORCE_COLOR", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    pytester.makeini("[pytest]\naddopts = -p no:cacheprovider\n")
+    pytester.makeconftest('pytest_plugins = ("core.plugin",)')
+    (pytester.path / "specs").mkdir()
+    return pytester

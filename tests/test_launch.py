@@ -1,0 +1,362 @@
+"""Trials in real child processes, ended in every way that a trial can end."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import numpy as np
+import psutil
+import pytest
+import safetensors.numpy
+
+from core.launch import Crash, Result, Status, Trial
+from core.launch.local import LOG, WEIGHTS, run_trial
+from core.launch.watch import Progress, Stopped
+from core.profile import CPU, Profile, cpu
+from core.training.data import Prepared, open_rows, open_source, prepare
+from core.training.tokenizer import Tokenizer
+from tests.conftest import ROOT
+
+VOCAB_SIZE, SEQUENCE_LEN = 300, 16
+
+# A bigram model: a trial in miniature; STEP is where a test makes it misbehave.
+MODULE = """
+import os, sys, time
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Bigram(nn.Module):
+    def __init__(self, generator):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(300, 300, generator=generator))
+
+    def forward(self, tokens):
+        return ANSWER
+
+
+def train(run):
+    model = Bigram(run.generator("table"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=10.0)
+    for step, rows in enumerate(run.batches(8)):
+        is_real = type(run).__name__ == "Training"
+        loss = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+        if is_real and step == 1:
+            STEP
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.log(loss)
+    return model
+"""
+
+
+def module(step: str = "pass", answer: str = "self.table[tokens]") -> str:
+    indented = textwrap.indent(textwrap.dedent(step).strip(), " " * 12).strip()
+    return MODULE.replace("STEP", indented).replace("ANSWER", answer)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(200):
+        words = " ".join(f"word{number * k % 97}" for k in range(60))
+        (folder / f"{number}.txt").write_text(f"Text {number}. {words}\n")
+    return prepare(
+        open_source(folder),
+        vocab_size=VOCAB_SIZE,
+        sequence_len=SEQUENCE_LEN,
+        cache=tmp_path_factory.mktemp("data"),
+    )
+
+
+QUICK = attrs.evolve(CPU, budget_seconds=0.3, grace_seconds=0.5)
+
+Runner = Callable[..., Result]
+
+
+@pytest.fixture
+def run(data: Prepared, tmp_path: Path) -> Runner:
+    """Return a function that runs a training module and says how it went."""
+
+    def run(
+        source: str,
+        profile: Profile = QUICK,
+        show: Callable[[Progress], None] = lambda progress: None,
+        stop_fd: int | None = None,
+    ) -> Result:
+        never, _keep = os.pipe()
+        folder = tmp_path / "run"
+        folder.mkdir()
+        result = run_trial(
+            trial_of(source, profile, data),
+            folder,
+            compile_cache=tmp_path / "compile",
+            stop_fd=never if stop_fd is None else stop_fd,
+            show=show,
+        )
+        os.close(never)
+        os.close(_keep)
+        return result
+
+    return run
+
+
+def trial_of(source: str, profile: Profile, data: Prepared) -> Trial:
+    return Trial(
+        run_id="test",
+        source=source,
+        seed=0,
+        profile=profile,
+        device=cpu(),
+        training=data.training,
+        validation=data.validation,
+        tokenizer=data.tokenizer,
+        sequence_len=SEQUENCE_LEN,
+        vocab_size=VOCAB_SIZE,
+        project=ROOT,
+    )
+
+
+def nothing_is_left() -> bool:
+    return not psutil.Process().children(recursive=True)
+
+
+def test_the_judge_computes_from_logits_what_the_weights_give_by_hand(
+    run: Runner, data: Prepared, tmp_path: Path
+):
+    result = run(module())
+
+    assert result.status is Status.FINISHED, result.message
+    assert result.score is not None
+    table = safetensors.numpy.load_file(tmp_path / "run" / WEIGHTS)["table"]
+    log_p = table - np.log(np.exp(table.astype(np.float64)).sum(1, keepdims=True))
+    rows = np.array(open_rows(data.validation, SEQUENCE_LEN), dtype=np.int64)
+    bytes_of = Tokenizer.load(data.tokenizer).token_bytes()
+    before, after = rows[:, :-1].ravel(), rows[:, 1:].ravel()
+    counted = bytes_of[after] > 0
+    nats = -log_p[before, after][counted].sum()
+    assert result.score.tokens == counted.sum()
+    assert result.score.bytes == bytes_of[after].sum()
+    assert result.score.nats == pytest.approx(nats, rel=1e-5)
+    assert result.score.val_bpb == pytest.approx(
+        nats / (math.log(2) * bytes_of[after].sum()), rel=1e-5
+    )
+    assert [step.step for step in result.curve] == [*range(1, len(result.curve) + 1)]
+    assert result.curve[-1].tokens == len(result.curve) * 8 * SEQUENCE_LEN
+    assert result.train_seconds is not None
+    assert result.train_seconds >= QUICK.budget_seconds
+    assert nothing_is_left()
+
+
+def test_a_loss_that_is_not_a_number_is_a_nan_crash(run: Runner):
+    result = run(module("loss = loss * float('nan')"))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.NAN)
+    assert result.phase == "train"
+    assert result.score is None
+    assert "the training loss is nan after" in result.message
+
+
+def test_an_exception_is_reported_with_the_escaped_end_of_the_log(run: Runner):
+    result = run(
+        module(r"""
+        print("\x1b[2J wiped \u202e txet")
+        raise ValueError("no such \x07 layer")
+        """)
+    )
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.message == "ValueError: no such \x07 layer"
+    assert r"\x1b[2J wiped \u202e txet" in result.log_tail
+    assert result.log_tail[-1] == r"ValueError: no such \x07 layer"
+
+
+def test_a_step_without_end_is_a_hang_with_a_traceback_of_every_thread(run: Runner):
+    impatient = attrs.evolve(QUICK, budget_seconds=60.0, hang_seconds=1.0)
+
+    result = run(module("time.sleep(600)"), impatient)
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.HANG)
+    assert "the trainer gave no sign of life for 1." in result.message
+    assert any("train.py" in line for line in result.log_tail)
+    assert nothing_is_left()
+
+
+def test_training_past_the_budget_is_ended_by_the_parents_clock(run: Runner):
+    result = run(module("time.monotonic = lambda: 0.0"))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.OVERRAN)
+    assert "after its budget of 0.3 s" in result.message
+    assert nothing_is_left()
+
+
+@pytest.mark.slow
+def test_asking_for_more_memory_than_there_is_is_an_oom_crash(run: Runner):
+    result = run(module("torch.empty(1 << 50)"))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.OOM)
+
+
+@pytest.mark.slow
+def test_leaving_with_status_zero_and_no_result_is_not_a_success(run: Runner):
+    result = run(module("os._exit(0)"))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.message == (
+        "the trainer ended with status 0 in phase train, without a result."
+    )
+
+
+@pytest.mark.slow
+def test_logits_of_another_shape_are_the_candidates_own_failure(run: Runner):
+    result = run(module(answer="self.table[tokens][..., : 300 - (not self.training)]"))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.phase == "score"
+    assert "to logits of shape (64, 16, 299): expected (64, 16, 300)" in result.message
+
+
+@pytest.mark.slow
+def test_logits_that_are_not_finite_have_no_val_bpb(run: Runner):
+    nan_in_evaluation = "self.table[tokens] / (1.0 if self.training else 0.0) * 0.0"
+
+    result = run(module(answer=nan_in_evaluation))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.NAN)
+    assert result.score is None
+
+
+@pytest.mark.slow
+def test_a_model_whose_weights_do_not_fit_its_architecture_is_refused(run: Runner):
+    result = run(module("model.extra = nn.Parameter(torch.zeros(3))"))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.phase == "serve"
+    assert "extra" in "\n".join(result.log_tail)
+
+
+def trainers() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "core.training.entry" in process.cmdline()
+        and "core.launch.warden" not in process.cmdline()
+    ]
+
+
+def test_a_trainer_that_somebody_kills_is_nobodys_crash(run: Runner):
+    def kill(progress: Progress) -> None:
+        if progress.phase == "train" and progress.loss_nats is None:
+            (trainer,) = trainers()
+            trainer.kill()
+
+    result = run(module(), attrs.evolve(QUICK, budget_seconds=60.0), kill)
+
+    assert result.status is Status.KILLED
+    assert result.crash is None
+    assert result.message == "the trainer was killed (SIGKILL) in phase train."
+
+
+def test_a_daemon_that_a_trial_detached_is_gone_afterwards(run: Runner, tmp_path: Path):
+    result = run(
+        module("""
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                open("daemon.pid", "w").write(str(os.getpid()))
+                time.sleep(600)
+            os._exit(0)
+        """)
+    )
+
+    daemon = int((tmp_path / "run" / "daemon.pid").read_text())
+    assert result.status is Status.FINISHED, (result.message, result.log_tail)
+    assert result.left_behind == 1
+    assert not psutil.pid_exists(daemon)
+
+
+def test_the_end_of_the_session_ends_a_trial_at_once(run: Runner):
+    stop_fd, write_fd = os.pipe()
+
+    def stop(progress: Progress) -> None:
+        if progress.loss_nats is not None:
+            os.write(write_fd, b"x")
+
+    with pytest.raises(Stopped):
+        run(module(), attrs.evolve(QUICK, budget_seconds=60.0), stop, stop_fd)
+
+    assert nothing_is_left()
+    os.close(stop_fd)
+    os.close(write_fd)
+
+
+SESSION = """
+import os, sys, json
+from pathlib import Path
+import attrs
+from core.launch.local import run_trial
+from core.launch import Trial
+from core.profile import CPU, cpu
+settings = json.loads(sys.argv[1])
+profile = attrs.evolve(CPU, budget_seconds=600.0)
+trial = Trial(run_id="x", seed=0, profile=profile, device=cpu(), project=Path(settings["project"]),
+    source=settings["source"], training=Path(settings["training"]), validation=Path(settings["validation"]),
+    tokenizer=Path(settings["tokenizer"]), sequence_len=16, vocab_size=300)
+def show(progress):
+    if progress.loss_nats is not None:
+        print("training", flush=True)
+folder = Path(settings["folder"]); folder.mkdir()
+run_trial(trial, folder, compile_cache=folder, stop_fd=os.pipe()[0], show=show)
+"""
+
+
+def test_sigkill_to_the_session_leaves_no_process_behind(
+    data: Prepared, tmp_path: Path
+):
+    daemon = """
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(600)
+    """
+    settings = {
+        "project": str(ROOT),
+        "source": module(daemon),
+        "training": str(data.training),
+        "validation": str(data.validation),
+        "tokenizer": str(data.tokenizer),
+        "folder": str(tmp_path / "run"),
+    }
+    session = subprocess.Popen(
+        [sys.executable, "-c", SESSION, json.dumps(settings)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    )
+    assert session.stdout is not None
+    for _ in range(5):  # steps: the daemon of the second is there
+        session.stdout.readline()
+    children = psutil.Process(session.pid).children(recursive=True)
+
+    session.send_signal(signal.SIGKILL)
+    session.wait()
+    session.stdout.close()
+    _, alive = psutil.wait_procs(children, timeout=30)
+
+    assert len(children) >= 7  # three wardens, three children, one daemon
+    assert alive == []
+
+
+def test_judge_and_server_keep_to_their_own_log(run: Runner, tmp_path: Path):
+    result = run(module("print('from the trainer')"))
+
+    assert result.status is Status.FINISHED, result.message
+    assert "from the trainer" in (tmp_path / "run" / LOG).read_text()
+    assert (tmp_path / "run" / "judge.txt").read_text() == ""
