@@ -119,11 +119,11 @@ class ScaleConstant(Codemod):
             {"name": "EMBEDDING_LR", "factor": "4/3"},
             """
             ADAM_LR_SCALE = (512 / 768) ** -0.5
-            EMBEDDING_LR = 0.6 * ADAM_LR_SCALE
+            EMBEDDING_LR = 0.6  # times ADAM_LR_SCALE
             """,
             """
             ADAM_LR_SCALE = (512 / 768) ** -0.5
-            EMBEDDING_LR = 0.8 * ADAM_LR_SCALE
+            EMBEDDING_LR = 0.8  # times ADAM_LR_SCALE
             """,
         ),
         (

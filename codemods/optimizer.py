@@ -34,7 +34,11 @@ class SetOptimizerGroup(Codemod):
             """,
         ),
         (
-            {"group": "lm_head", "keyword": "lr", "expression": "2 * LM_HEAD_LR"},
+            {
+                "group": "lm_head",
+                "keyword": "lr",
+                "expression": "2 * LM_HEAD_LR * ADAM_LR_SCALE",
+            },
             """
             groups = [
                 dict(
@@ -48,7 +52,7 @@ class SetOptimizerGroup(Codemod):
                 dict(
                     name="lm_head",
                     params=head,
-                    lr=2 * LM_HEAD_LR,
+                    lr=2 * LM_HEAD_LR * ADAM_LR_SCALE,
                 ),
             ]
             """,

@@ -8,13 +8,16 @@ spec → mutate → gates → plan → launch → judge → store → verdict �
 * mutate    source x codemods -> Mutant (source, diff, changed symbols, digest)
 * gates     Mutant -> a configuration that can run, cheapest check first
 * profile   budget, data, sizes, device: gpu (five minutes), cpu (embedded)
+* context   what must be equal for two runs to be compared
 * verdict   samples x prediction -> a word; arithmetic only
 * plan      which trials an experiment still needs
+* channel   JSON lines over inherited pipes: what the processes of a trial say
+* memory    the memory through which judge and server pass ids and logits
 * launch    Trial -> Result: child processes on one device, ended for certain
-* judge     a trained model -> val_bpb, from logits, out of the mutant's reach
-* store     Result, Verdict, ... <-> runs/ (the journal) <-> runs.duckdb
-* pipeline  the few functions that call the stages in this order
-* plugin    the pytest hooks, items, live progress
-* report    the verdict table
 * training  train (the ONE file that codemods rewrite) and what surrounds it in a trial
+* judge     a trained model -> val_bpb, from logits, out of the mutant's reach
+* store     trials and verdicts <-> runs/ (the journal) <-> runs.duckdb
+* pipeline  the few functions that call the stages in this order
+* report    the verdict table
+* plugin    the pytest hooks, items, scheduler, live progress
 """

@@ -72,7 +72,7 @@ class Reader:
 def _decoded(line: bytes) -> dict[str, Any]:
     try:
         message = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of a million brackets
         raise BadLine(repr(line[:80])) from error
     if not isinstance(message, dict):
         raise BadLine(repr(line[:80]))

@@ -75,15 +75,18 @@ def current_context(
         attention="sdpa",
         data=data,
         base=base,
-        numerics=_numerics(),
+        numerics=numerics_digest(),
         scored_tokens=profile.scored_tokens,
     )
 
 
-def _numerics() -> str:
+def numerics_digest(core: Path = HERE) -> str:
+    """Return the digest of the numeric files, with their names, below *core*."""
     digest = hashlib.sha256()
     for name in NUMERIC_FILES:
-        path = HERE / name
+        path = core / name
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(core)} {len(content)}\0".encode())
+            digest.update(content)
     return digest.hexdigest()[:12]

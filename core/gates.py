@@ -6,6 +6,7 @@ Checks that need the module to run (does it leak the future?) belong here as wel
 """
 
 import ast
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,8 +59,14 @@ def configuration(source: str) -> dict[str, Any]:
     return {
         name: value
         for name, value in constants(parse(source)).items()
-        if isinstance(value, bool | int | float | str | tuple | None)
+        if _is_plain(value)
     }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
 
 
 def check_configuration(source: str, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def check_configuration(source: str, base: Mapping[str, Any]) -> dict[str, Any]:
                 f"{base.get(name)!r}.",
                 hint=f"leave {name} alone: it belongs to the profile.",
             )
-    evaluator = Evaluator(names=dict(names), functions=ARITHMETIC)
+    evaluator = Evaluator(names=constants(tree), functions=ARITHMETIC)
     for statement in tree.body:
         if isinstance(statement, ast.Assert):
             _check_assertion(statement, evaluator)
@@ -91,14 +98,24 @@ def check_configuration(source: str, base: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_assertion(assertion: ast.Assert, evaluator: Evaluator) -> None:
     try:
-        holds = evaluator.value(assertion.test)
-        if holds:
+        if evaluator.value(assertion.test):
             return
-        said = "" if assertion.msg is None else f" {evaluator.value(assertion.msg)}"
     except Refused:  # it asks more than constants: it is checked when the trial imports
         return
     rule = ast.unparse(assertion.test)
+    said = _found(assertion.test, evaluator)
+    if assertion.msg is not None:
+        with contextlib.suppress(Refused):
+            said = evaluator.value(assertion.msg)
     raise ConfigurationError(
-        f"line {assertion.lineno} of the mutated module fails: {rule}.{said}",
+        f"line {assertion.lineno} of the mutated module fails: {rule}. {said}",
         hint="change the codemod's values so that this holds.",
     )
+
+
+def _found(test: ast.expr, evaluator: Evaluator) -> str:
+    """Return the constants that *test* asks about, with their values."""
+    names = {node.id for node in ast.walk(test) if isinstance(node, ast.Name)}
+    values = {name: evaluator.names.get(name) for name in sorted(names)}
+    known = [f"{name}={value!r}" for name, value in values.items() if value is not None]
+    return f"Found {', '.join(known)}." if known else "It never holds."

@@ -17,6 +17,7 @@ from core.verdict import Decision, Estimate, Noise, decide, pool, power, seeds_n
 SEEDS_AN_ATTEMPT = 1000  # a new attempt is a test on seeds that nobody has seen
 LATEST_BASES = 8  # older base runs may have drifted away from today's machine
 POWER = 0.8
+MOST_SEEDS = 64  # that anybody is advised to run
 CRASHES = 2  # on one seed: the second time it is no accident
 RETRIES = 2  # of a trial that was killed, or that a machine failed
 
@@ -124,8 +125,8 @@ class Known:
         base: Digest of the base.
         prior: The seed's noise before any run.
         outcomes: Oldest first.
-        lost: Trials of this session that were killed or failed by the machine; earlier
-            sessions' do not count against a trial.
+        lost: Trials of this session that are nobody's verdict: killed, failed by the
+            machine, or of the base without a number.  Earlier sessions' do not count.
     """
 
     base: str
@@ -135,7 +136,8 @@ class Known:
 
     def add(self, outcome: Outcome) -> None:
         """Take in a trial that has just ended."""
-        if outcome.status in ("killed", "infrastructure"):
+        broken = outcome.mutant == self.base and outcome.val_bpb is None
+        if broken or outcome.status in ("killed", "infrastructure"):
             self.lost.append(outcome)
         else:
             self.outcomes.append(outcome)
@@ -205,30 +207,34 @@ class Plan:
             for mutant in (self.base, self.mutant):
                 seen = self._look(known, mutant, self.seed(look))
                 if isinstance(seen, Need | Lost):
-                    return seen
+                    # Decided by all that is known: later base runs may move an
+                    # earlier look, which must not end the plan without the rest.
+                    return self._decided(known, candidates) or seen
                 if seen.val_bpb is None:
                     return self._without_estimate(known, seen)
             candidates.append(seen)
-            verdict = self._decided(known, candidates)
-            if verdict is not None:
-                return verdict
-        raise AssertionError("a plan decides at its last look")
+        verdict = self._decided(known, candidates)
+        assert verdict is not None, "a plan decides at its last look"
+        return verdict
 
     def _look(self, known: Known, mutant: str, seed: int) -> Outcome | Need | Lost:
         """Return the trial of one mutant with one seed, or what it takes to have it."""
         seen = known.of(mutant, seed)
+        if mutant == self.base:  # without a number it is nobody's verdict
+            seen = [outcome for outcome in seen if outcome.val_bpb is not None]
         for outcome in seen:
             if outcome.status in ("finished", "invalid"):
                 return outcome
         if len(seen) >= CRASHES:
-            if mutant == self.base:
-                return Lost(
-                    reason=f"the base itself crashed ({seen[-1].crash}): "
-                    f"{seen[-1].message}",
-                    outcome=seen[-1],
-                )
             return seen[-1]
         lost = [o for o in known.lost if (o.mutant, o.seed) == (mutant, seed)]
+        broken = [o for o in lost if o.status not in ("killed", "infrastructure")]
+        if len(broken) >= CRASHES:
+            return Lost(
+                reason="the base itself failed "
+                f"({broken[-1].crash or broken[-1].status}): {broken[-1].message}",
+                outcome=broken[-1],
+            )
         if len(lost) > RETRIES:
             return Lost(
                 reason=f"seed {seed} was lost {len(lost)} times: {lost[-1].message}",
@@ -249,6 +255,8 @@ class Plan:
         )
 
     def _decided(self, known: Known, candidates: list[Outcome]) -> Verdict | None:
+        if not candidates:
+            return None
         bases = known.bases()
         decision = decide(
             candidate=_bpb(candidates),
@@ -318,11 +326,17 @@ def past_verdict(
     """Return the verdict that already answers the question, if there is one.
 
     One that was not decided is taken up again when more seeds are allowed.
+
+    Args:
+        verdicts: Oldest first.
+        mutant: Digest of the mutant.
+        claim: What is to be decided.
+        looks: Candidate runs that are allowed now.
     """
     ours = [v for v in verdicts if (v.mutant, v.claim) == (mutant, claim.text)]
     if not ours:
         return None
-    latest = max(ours, key=lambda verdict: verdict.attempt)
+    latest = sorted(ours, key=lambda verdict: verdict.attempt)[-1]  # and last decided
     decided = latest.word in FINAL or latest.candidates >= looks
     return latest if decided else None
 
@@ -353,14 +367,16 @@ def underpowered(claim: Claim, looks: int, noise: Noise) -> str | None:
     chance = power(claim.delta_bpb, noise, looks, within=claim.within)
     if chance >= POWER:
         return None
-    needed = seeds_needed(claim.delta_bpb, noise, POWER, within=claim.within)
-    advice = (
-        "no number of seeds up to 64 is enough"
-        if needed is None
-        else (f"needs about {needed} seeds: --seeds {needed}")
+    needed = seeds_needed(
+        claim.delta_bpb, noise, POWER, at_most=MOST_SEEDS, within=claim.within
     )
     larger = "claim a wider equivalence" if claim.within else "predict something larger"
+    advice = (
+        f"no number of seeds up to {MOST_SEEDS} is enough: {larger}"
+        if needed is None
+        else f"needs about {needed} seeds: --seeds {needed}, or {larger}"
+    )
     return (
         f"{looks} seeds would show {claim.text} with a chance of {chance:.0%} "
-        f"(noise sd {noise.sd:.4f}): {advice}, or {larger}."
+        f"(noise sd {noise.sd:.4f}): {advice}."
     )

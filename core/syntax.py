@@ -14,7 +14,11 @@ import attrs
 MAX_SOURCE_BYTES = 256 * 1024  # LibCST and ast both recurse; nobody writes such a file
 MAX_STEPS = 100_000  # a comprehension of comprehensions ends here, not in memory
 MAX_TEXT = 64 * 1024
+TEXT_OF_A_STEP = 64  # characters; a list of long texts would fill the memory too
 MAX_BITS = 4096  # of an integer, so that 9**9**9 ends too
+MAX_DEPTH = 32  # of containers in one another; whoever reads them recurses
+
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 class Refused(Exception):
@@ -32,7 +36,17 @@ class Refused(Exception):
 
 
 class Unknown(Refused):
-    """A name is bound nowhere that is known."""
+    """A name is bound nowhere that is known.
+
+    Args:
+        message: What was found.
+        node: Where.
+        name: The name.
+    """
+
+    def __init__(self, message: str, node: ast.AST, name: str) -> None:
+        super().__init__(message, node)
+        self.name = name
 
 
 def parse(source: bytes | str) -> ast.Module:
@@ -41,7 +55,10 @@ def parse(source: bytes | str) -> ast.Module:
     Raises:
         Refused: It is larger than 256 KiB, not Python, or nested too deeply.
     """
-    size = len(source if isinstance(source, bytes) else source.encode())
+    if isinstance(source, str):
+        size = len(source.encode(errors="surrogatepass"))
+    else:
+        size = len(source)
     if size > MAX_SOURCE_BYTES:
         raise Refused(f"{size:,} bytes is more than {MAX_SOURCE_BYTES:,}.", ast.Pass())
     try:
@@ -49,16 +66,22 @@ def parse(source: bytes | str) -> ast.Module:
     except SyntaxError as error:
         place = ast.Pass()
         place.lineno = error.lineno or 0
-        raise Refused(f"{error.msg}.", place) from error
-    except (RecursionError, MemoryError, ValueError) as error:
-        raise Refused(f"{error or 'nested too deeply'}.", ast.Pass()) from error
+        raise Refused(_sentence(error.msg), place) from error
+    except ValueError as error:
+        raise Refused(_sentence(str(error)), ast.Pass()) from error
+    except (RecursionError, MemoryError) as error:
+        raise Refused("this is nested too deeply.", ast.Pass()) from error
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _power(base: Any, exponent: Any) -> Any:
     if (
         isinstance(base, int)
         and isinstance(exponent, int)
-        and base.bit_length() * abs(exponent) > MAX_BITS
+        and base.bit_length() * exponent > MAX_BITS
     ):
         raise OverflowError(f"{base}**{exponent} is too large")
     return base**exponent
@@ -132,15 +155,16 @@ class Evaluator:
         Raises:
             Refused: It is not data, or too large; `Unknown` if a name is not bound.
         """
+        outside = dict(self.names)
         try:
             return self._value(node)
         except RecursionError as error:
             raise Refused("this expression is nested too deeply.", node) from error
+        finally:  # a comprehension that failed has not unbound its names
+            self.names = outside
 
     def _value(self, node: ast.expr) -> Any:
-        self._steps += 1
-        if self._steps > MAX_STEPS:
-            raise Refused(f"this takes more than {MAX_STEPS:,} steps.", node)
+        self._spend(1, node)
         method = getattr(self, f"_{type(node).__name__.lower()}", None)
         if method is None:
             raise Refused(f"{_shown(node)} is not data.", node)
@@ -148,17 +172,56 @@ class Evaluator:
             value = method(node)
         except (ArithmeticError, TypeError, ValueError, LookupError) as error:
             raise Refused(f"{_shown(node)}: {error}.", node) from error
-        if isinstance(value, str) and len(value) > MAX_TEXT:
-            raise Refused(f"a text of {len(value):,} characters is too long.", node)
+        self._weigh(value, node)
         return value
+
+    def _spend(self, steps: int, node: ast.expr) -> None:
+        self._steps += steps
+        if self._steps > MAX_STEPS:
+            raise Refused(f"this takes more than {MAX_STEPS:,} steps.", node)
+
+    def _weigh(self, value: Any, node: ast.expr) -> None:
+        """Count all that *value* holds as steps.
+
+        Twenty lines of ``a = a + a`` or ``a = (a, a)`` would else make a million items.
+        """
+        held = [(value, 0)]
+        while held:
+            item, depth = held.pop()
+            if depth > MAX_DEPTH:
+                raise Refused("this value is nested too deeply.", node)
+            if isinstance(item, str):
+                if len(item) > MAX_TEXT:
+                    raise Refused(
+                        f"a text of {len(item):,} characters is too long.", node
+                    )
+                if not item.isascii() and any("\ud800" <= c <= "\udfff" for c in item):
+                    raise Refused(f"{item[:40]!r} is not a text.", node)
+                self._spend(len(item) // TEXT_OF_A_STEP, node)
+            elif isinstance(item, int) and item.bit_length() > MAX_BITS:
+                raise Refused(
+                    f"an integer of {item.bit_length():,} bits is too large.", node
+                )
+            elif isinstance(item, tuple | list | set):
+                self._spend(len(item), node)
+                held += ((part, depth + 1) for part in item)
+            elif isinstance(item, dict):
+                self._spend(2 * len(item), node)
+                for pair in item.items():
+                    held += ((part, depth + 1) for part in pair)
 
     def _constant(self, node: ast.Constant) -> Any:
         return node.value
 
     def _name(self, node: ast.Name) -> Any:
-        if node.id not in self.names:
-            raise Unknown(f"the name {node.id!r} is not bound above.", node)
-        return self.names[node.id]
+        if node.id in self.names:
+            return self.names[node.id]
+        if node.id in self.functions:
+            raise Unknown(f"{node.id} is not called here.", node, node.id)
+        raise Unknown(f"the name {node.id!r} is not bound above.", node, node.id)
+
+    def _attribute(self, node: ast.Attribute) -> Any:
+        raise _refused(f"{_shown(node)} is not data.", node)
 
     def _tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
         return tuple(self._items(node.elts))
@@ -258,6 +321,8 @@ class Evaluator:
             yield
             return
         first, *rest = loops
+        if first.is_async:
+            raise Refused("async for is not data.", first.iter)
         outside = dict(self.names)
         for item in self._value(first.iter):
             self._bind(first.target, item)
@@ -278,22 +343,41 @@ class Evaluator:
     def _call(self, node: ast.Call) -> Any:
         if not isinstance(node.func, ast.Name) or node.func.id not in self.functions:
             known = ", ".join(sorted(self.functions)) or "nothing"
-            raise Refused(
-                f"{_shown(node.func)} cannot be called here; known: {known}.", node
+            raise _refused(
+                f"{_shown(node.func)} cannot be called here; known: {known}.", node.func
             )
         function = self.functions[node.func.id]
         positional = list(self._items(node.args))
         named: dict[str, Any] = {}
         for keyword in node.keywords:
             value = self._value(keyword.value)
-            named.update(value if keyword.arg is None else {keyword.arg: value})
+            more = value if keyword.arg is None else {keyword.arg: value}
+            for name in more:
+                if name in named:
+                    raise Refused(f"{name}= is given twice: keep one.", keyword.value)
+            named.update(more)
         if node.func.id in self.takes_node:
             return function(node, *positional, **named)
         return function(*positional, **named)
 
 
+def _refused(message: str, node: ast.expr) -> Refused:
+    """Return what is wrong with the name that *node* begins with, if it has one."""
+    root: ast.expr = node
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    return (
+        Unknown(message, node, root.id)
+        if isinstance(root, ast.Name)
+        else Refused(message, node)
+    )
+
+
 def _shown(node: ast.AST) -> str:
-    text = ast.unparse(node)
+    try:
+        text = ast.unparse(node)
+    except (ValueError, RecursionError):  # an integer of too many digits, say
+        return "this expression"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -301,23 +385,71 @@ def _runs_of_digits(text: str) -> list[str]:
     return "".join(c if c.isdigit() else " " for c in text).split()
 
 
+def _round(number: Any, ndigits: Any = None) -> Any:
+    if isinstance(ndigits, int) and ndigits < -MAX_BITS:  # int computes 10**-ndigits
+        raise OverflowError(f"{ndigits} digits are too many")
+    return round(number, ndigits)
+
+
 ARITHMETIC: Mapping[str, Callable[..., Any]] = {
-    f.__name__: f
-    for f in (min, max, round, int, float, len, abs, set, tuple, sum, all, any)
+    **{
+        f.__name__: f
+        for f in (min, max, int, float, len, abs, set, tuple, sum, all, any)
+    },
+    "round": _round,
 }
 
 
+def bound(statement: ast.stmt) -> set[str]:
+    """Return the names that *statement* binds, or may bind."""
+    if isinstance(statement, DEFINITIONS):
+        return {statement.name}
+    names, of_a_loop = set[str](), set[ast.AST]()
+    for node in ast.walk(statement):  # breadth first: a comprehension, then its names
+        if isinstance(node, ast.comprehension):
+            of_a_loop.update(ast.walk(node.target))
+        elif isinstance(node, ast.Name):
+            if not isinstance(node.ctx, ast.Load) and node not in of_a_loop:
+                names.add(node.id)
+        elif isinstance(node, DEFINITIONS):
+            names.add(node.name)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name.split(".")[0])
+    return names
+
+
 def constants(tree: ast.Module) -> dict[str, Any]:
-    """Return the module-level constants of *tree* that are data, by name."""
+    """Return the module-level constants of *tree* that are data, by name.
+
+    A name that is bound again in a way that cannot be followed is left out.
+    """
     evaluator = Evaluator(functions=ARITHMETIC)
     for statement in tree.body:
-        match statement:
-            case (
-                ast.Assign(targets=[ast.Name(id=name)], value=value)
-                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
-            ):
-                try:
-                    evaluator.names[name] = evaluator.value(value)
-                except Refused:  # torch.float32, say: a constant, but not data
-                    evaluator.names.pop(name, None)
+        if isinstance(statement, ast.AnnAssign) and statement.value is None:
+            continue  # it binds nothing
+        try:
+            value = _assigned(statement)
+            now = [] if value is None else [evaluator.value(value)]
+        except Refused:  # torch.float32, say: a constant, but not data
+            now = []
+        for name in bound(statement):
+            evaluator.names.pop(name, None)
+            evaluator.names.update((name, value) for value in now)
     return evaluator.names
+
+
+def _assigned(statement: ast.stmt) -> ast.expr | None:
+    """Return what every name that *statement* binds is bound to, None if unclear."""
+    match statement:
+        case ast.Assign(targets=targets, value=value) if all(
+            isinstance(target, ast.Name) for target in targets
+        ):
+            return value
+        case ast.AnnAssign(target=ast.Name(), value=value):
+            return value
+        case ast.AugAssign(target=ast.Name(id=name), op=operation, value=change):
+            now = ast.Name(id=name, ctx=ast.Load())
+            return ast.fix_missing_locations(
+                ast.BinOp(left=now, op=operation, right=change)
+            )
+    return None

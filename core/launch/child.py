@@ -126,6 +126,12 @@ class Child:
                 )
         return self._exit
 
+    def leave(self, seconds: float) -> Exit:
+        """Let the child end by itself for so long, then end it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._warden.wait(seconds)
+        return self.end()
+
     def end(self, *, dump: bool = False) -> Exit:
         """End the child and everything below it, and close the pipes.
 

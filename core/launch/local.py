@@ -30,6 +30,7 @@ LOG = "log.txt"
 JUDGE_LOG = "judge.txt"
 WEIGHTS = "weights.safetensors"
 SAVE_SECONDS = 120.0
+EXIT_SECONDS = 5.0  # for a trainer that has left its weights; its helpers end with it
 
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 
@@ -72,11 +73,11 @@ class _Running:
 
     def run(self) -> Result:
         """Go through the phases; every way to fail becomes a Result."""
-        score = train_seconds = None
+        score = train_seconds = device_mib = None
         status, crash, message = Status.FINISHED, None, ""
         try:
             self.start()
-            train_seconds = self.train()
+            train_seconds, device_mib = self.train()
             self.save()
             self.serve()
             score = self.score()
@@ -85,7 +86,7 @@ class _Running:
             status, crash, message = failed.status, failed.crash, failed.message
         except (OSError, Unkillable) as error:
             status, message = Status.INFRASTRUCTURE, f"{type(error).__name__}: {error}."
-        peak_mib, left_behind = self.watch.end()
+        resident_mib, left_behind = self.watch.end()
         return Result(
             status=status,
             crash=crash,
@@ -96,7 +97,7 @@ class _Running:
             curve=tuple(self.watch.curve),
             train_seconds=train_seconds,
             phase_seconds=dict(self.watch.phase_seconds),
-            peak_mib=peak_mib,
+            peak_mib=device_mib or resident_mib,
             left_behind=left_behind,
         )
 
@@ -145,14 +146,18 @@ class _Running:
         for name in ("trainer", "server", "judge"):
             self.watch.await_message(name, "ready", deadline=deadline)
 
-    def train(self) -> float:
-        """Let the trainer train for the budget; return its seconds on our clock."""
+    def train(self) -> tuple[float, float | None]:
+        """Let the trainer train for the budget.
+
+        Returns:
+            Its seconds on our clock, and the MiB of GPU memory that it says it used.
+        """
         self.watch.enter("train")
         began = self.watch.clock_began = time.monotonic()
         ends_at = began + self.trial.profile.budget_seconds
         self.watch.children["trainer"].send({"began": began, "ends_at": ends_at})
-        self.watch.await_message("trainer", "trained", overran_after=ends_at)
-        return time.monotonic() - began
+        said = self.watch.await_message("trainer", "trained", overran_after=ends_at)
+        return time.monotonic() - began, said.get("peak_mib")
 
     def save(self) -> None:
         """Wait for the weights, and for the end of the process that made them."""
@@ -160,7 +165,7 @@ class _Running:
         self.watch.await_message(
             "trainer", "saved", deadline=time.monotonic() + SAVE_SECONDS
         )
-        self.watch.children["trainer"].end()
+        self.watch.children["trainer"].leave(EXIT_SECONDS)
 
     def serve(self) -> None:
         """Let the fresh server load the weights."""

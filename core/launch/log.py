@@ -1,5 +1,7 @@
 """The last lines of a child's log, safe to print."""
 
+import os
+import stat
 import unicodedata
 from pathlib import Path
 
@@ -24,13 +26,18 @@ def escaped(text: str) -> str:
 
 
 def tail(path: Path) -> tuple[str, ...]:
-    """Return the last lines of *path*, escaped and cut; empty when there is no file."""
+    """Return the last lines of *path*, escaped and cut; empty when there is no such file."""
     try:
-        with path.open("rb") as file:
+        # A trial may have put anything in its log's place: a pipe that would make us
+        # wait, or a link to what it must not read.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return ()
             file.seek(0, 2)
             file.seek(max(0, file.tell() - TAIL_BYTES))
             text = file.read().decode(errors="backslashreplace")
-    except FileNotFoundError:
+    except OSError:
         return ()
     lines = [escaped(line)[:LINE_CHARACTERS] for line in text.split("\n")]
     return tuple(line for line in lines if line.strip())[-TAIL_LINES:]

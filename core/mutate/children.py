@@ -208,7 +208,8 @@ def _launch(request: bytes, project: Path, log: IO[bytes]) -> subprocess.Popen[b
         "PYTHONUTF8": "1",
     }
     if ROOT.name != "site-packages":  # a checkout, which Python does not know of
-        environment["PYTHONPATH"] = str(ROOT)
+        path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
     # A file, since a pipe is full before the worker reads it
     with tempfile.TemporaryFile() as stdin:
         stdin.write(request)

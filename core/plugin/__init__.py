@@ -103,13 +103,12 @@ def pytest_report_teststatus(
     word = dict(getattr(report, "user_properties", ())).get("verdict")
     if word is None:
         return None
-    # Without -v the session writes a line for each verdict, with what was measured.
-    quiet = config.get_verbosity() == 0
     category = "failed" if report.outcome == "failed" else str(word)
     letter = str(word)[0].upper() if category == "failed" else str(word)[0]
-    if quiet:
-        return category, "", ""
-    return category, letter, (str(word).upper(), WORD_MARKUP.get(str(word), {}))
+    markup = WORD_MARKUP.get(str(word), {})
+    if config.get_verbosity() == 0:  # the session itself writes a line a verdict
+        return category, "", (str(word).upper(), markup) if category == "failed" else ""
+    return category, letter, (str(word).upper(), markup)
 
 
 WORD_MARKUP = {

@@ -200,7 +200,7 @@ def _phases(
                 duration=seconds if phase == "call" else 0.0,
                 start=start,
                 stop=start + (seconds if phase == "call" else 0.0),
-                user_properties=list(properties or ()) if said else [],
+                user_properties=list(properties or ()),
             )
         )
     return reports

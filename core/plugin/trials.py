@@ -262,6 +262,7 @@ class Trials:
 
     def write_summary(self, terminal: Any) -> None:
         """Write the verdict table, and where to look next."""
+        terminal.ensure_newline()
         if self.rows:
             terminal.section("verdicts", sep="=")
             terminal.write_line(table(self.rows, colour=terminal.hasmarkup))

@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from core.launch.log import escaped
 from core.plan import Verdict
 from core.spec import Expect
 
 WIDTH = 80
+ABSURD = 100.0  # bits per byte: no byte of text is worth so many
 STYLE = {
     "supported": "green",
     "refuted": "yellow",
@@ -46,13 +48,13 @@ class Row:
     @property
     def label(self) -> str:
         """The experiment within its file."""
-        return self.id.split("::", 1)[1]
+        return escaped(self.id.split("::", 1)[1])
 
 
 def line(row: Row) -> tuple[str, dict[str, bool]]:
     """Return one line on a verdict, and pytest's markup for it."""
     verdict = row.verdict
-    said = f"{verdict.word:<12} {row.id}"
+    said = f"{verdict.word:<12} {row.file}::{row.label}"
     if verdict.delta_bpb is not None:
         said += f"  {verdict.delta_bpb:+.4f}"
     if verdict.candidates:
@@ -83,7 +85,7 @@ def table(rows: Sequence[Row], *, colour: bool) -> str:
             file = row.file
             shown.add_row(Text(file, style="dim" if colour else ""))
         shown.add_row(
-            f"  {row.label}",
+            Text(f"  {row.label}"),  # as a str, [relu] would be markup
             predicted(row.expect),
             measured(verdict),
             str(verdict.candidates),
@@ -101,7 +103,7 @@ def table(rows: Sequence[Row], *, colour: bool) -> str:
     )
     console.print(shown)
     for note in notes:
-        console.print(note, soft_wrap=False, markup=False)
+        console.print(Text(note))
     return output.getvalue().rstrip("\n")
 
 
@@ -118,7 +120,10 @@ def measured(verdict: Verdict) -> str:
     if verdict.delta_bpb is None:
         return "–"
     assert verdict.lower_bpb is not None
-    return f"{verdict.delta_bpb:+.4f} ± {verdict.delta_bpb - verdict.lower_bpb:.4f}"
+    half = verdict.delta_bpb - verdict.lower_bpb
+    if max(abs(verdict.delta_bpb), half) >= ABSURD:  # the words need their room
+        return f"{verdict.delta_bpb:+.2g} ± {half:.2g}"
+    return f"{verdict.delta_bpb:+.4f} ± {half:.4f}"
 
 
 def _seeds(verdict: Verdict) -> str:
@@ -136,7 +141,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         if verdict.size_held is False and verdict.word == "supported":
             said.append("the predicted size lies outside the interval")
         if verdict.word in ("inconclusive", "crashed", "invalid"):
-            said.append(verdict.reason.rstrip("."))
+            said.append(escaped(verdict.reason.rstrip(".")))
         if verdict.attempt:
             said.append(f"attempt {verdict.attempt + 1}, on fresh seeds")
         if said:

@@ -4,6 +4,7 @@ import ast
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from core.spec.vocabulary import (
     codemod,
     substitute,
 )
-from core.syntax import Evaluator, Refused, Unknown, parse
+from core.syntax import Evaluator, Refused, Unknown, bound, parse
 
 VOCABULARY: dict[str, Callable[..., Any]] = {
     "Expect": Expect,
@@ -88,23 +89,28 @@ def read_spec(path: Path, project: Path) -> tuple[list[Case], list[SpecError]]:
     try:
         tree = parse(path.read_bytes())
     except Refused as refused:
-        return [], [_error(refused.message, file, refused.line, hint=PLAIN_DATA)]
+        return [], [_error(refused.message, file, refused.line, hint=UNREADABLE)]
     evaluator = Evaluator(takes_node=frozenset(VOCABULARY))
     cases: list[Case] = []
+    lines: dict[str, int] = {}
     failed: set[str] = set()
     for statement in tree.body:
         try:
-            cases += _read_statement(statement, file, evaluator)
+            for case in _read_statement(statement, file, evaluator):
+                _check_new(case, lines)
+                cases.append(case)
         except SpecError as error:
             errors.append(_placed(error, file, statement.lineno))
-            failed |= _targets(statement)
         except Unknown as unknown:
-            if not failed & _names(statement):  # or it only repeats an earlier error
-                errors.append(_unknown(unknown, file, evaluator))
-            failed |= _targets(statement)
+            if unknown.name not in failed:  # or it only repeats an earlier error
+                errors.append(_unknown(unknown, statement, file, evaluator))
+            failed.add(unknown.name)
         except Refused as refused:
             errors.append(_error(refused.message, file, refused.line, hint=PLAIN_DATA))
-            failed |= _targets(statement)
+        else:
+            failed -= bound(statement)
+            continue
+        failed |= bound(statement)
     if not cases and not errors:
         errors.append(
             _error(
@@ -117,6 +123,7 @@ def read_spec(path: Path, project: Path) -> tuple[list[Case], list[SpecError]]:
     return cases, errors
 
 
+UNREADABLE = "correct this first: nothing else in the file was read."
 PLAIN_DATA = (
     "write it with literals, names bound above, f-strings, comprehensions and "
     f"{', '.join(VOCABULARY)}."
@@ -131,29 +138,38 @@ def _placed(error: SpecError, file: str, line: int) -> SpecError:
 
 
 def _error(message: str, file: str, line: int, *, hint: str) -> SpecError:
-    return SpecError(message, hint=hint, place=f"{file}:{line}")
+    return SpecError(message, hint=hint, place=f"{file}:{line or 1}")
 
 
-def _unknown(unknown: Unknown, file: str, evaluator: Evaluator) -> SpecError:
-    name = unknown.message.split("'")[1]
-    if name in VOCABULARY:
-        hint = f"add: from {VOCABULARY_MODULE} import {name}."
+def _unknown(
+    unknown: Unknown, statement: ast.stmt, file: str, evaluator: Evaluator
+) -> SpecError:
+    name, message = unknown.name, unknown.message
+    known = [*evaluator.names, *evaluator.functions, *VOCABULARY, "True", "False"]
+    near = [] if name in known else difflib.get_close_matches(name, known, n=1)
+    if name in evaluator.functions:
+        hint = f"write {name}(...)."
+    elif name in VOCABULARY:
+        message = f"the name {name!r} is not bound above."
+        used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+        missing = sorted(used & VOCABULARY.keys() - evaluator.functions.keys())
+        hint = f"add: from {VOCABULARY_MODULE} import {', '.join(missing)}."
+    elif near:
+        hint = f"did you mean {near[0]!r}?"
     else:
-        near = difflib.get_close_matches(name, evaluator.names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else PLAIN_DATA
-    return _error(unknown.message, file, unknown.line, hint=hint)
+        hint = PLAIN_DATA
+    return _error(message, file, unknown.line, hint=hint)
 
 
-def _targets(statement: ast.stmt) -> set[str]:
-    return {
-        node.id
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
-
-
-def _names(statement: ast.stmt) -> set[str]:
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+def _check_new(case: Case, lines: dict[str, int]) -> None:
+    """Take *case* into *lines*, where each experiment stands, if it is not there."""
+    if case.label in lines:
+        raise SpecError(
+            f"there are two experiments {case.label} in this file; the other stands "
+            f"in line {lines[case.label]}.",
+            hint="give each experiment, and each of its cases, a name of its own.",
+        )
+    lines[case.label] = case.line
 
 
 def _read_statement(statement: ast.stmt, file: str, evaluator: Evaluator) -> list[Case]:
@@ -178,25 +194,40 @@ def _read_statement(statement: ast.stmt, file: str, evaluator: Evaluator) -> lis
                 )
             return []
         case _:
-            raise Refused(f"a spec file holds data, not {_kind(statement)}.", statement)
+            kind, hint = _kind(statement, evaluator)
+            raise SpecError(f"a spec file holds data, not {kind}.", hint=hint)
 
 
-def _kind(statement: ast.stmt) -> str:
-    return {
-        ast.Import: "an import",
+def _kind(statement: ast.stmt, evaluator: Evaluator) -> tuple[str, str]:
+    """Return what *statement* is, and what to write in its place."""
+    vocabulary = f"write: from {VOCABULARY_MODULE} import {', '.join(VOCABULARY)}."
+    one_name = "bind one plain name in each statement: NAME = Experiment(...)."
+    match statement:
+        case ast.Import() | ast.ImportFrom():
+            return "this import", vocabulary
+        case ast.Expr(value=ast.Call(func=ast.Name(id=name))) if (
+            name in evaluator.functions
+        ):
+            return "a call by itself", f"bind it to a name: NAME = {name}(...)."
+        case ast.Expr():
+            return "an expression by itself", "leave it out: a spec file runs nothing."
+        case ast.Assign():
+            return "this assignment", one_name
+    kind = {
         ast.FunctionDef: "a function",
         ast.ClassDef: "a class",
         ast.For: "a loop",
         ast.If: "a condition",
-        ast.Expr: "a call by itself",
     }.get(type(statement), f"this statement ({type(statement).__name__})")
+    return kind, PLAIN_DATA
 
 
 def _holds_experiment(value: object) -> bool:
-    items = value.values() if isinstance(value, dict) else value
-    return isinstance(items, list | tuple | set) and any(
-        isinstance(item, Experiment) for item in items
-    )
+    if isinstance(value, dict):
+        return any(map(_holds_experiment, (*value.keys(), *value.values())))
+    if isinstance(value, list | tuple | set):
+        return any(map(_holds_experiment, value))
+    return isinstance(value, Experiment)
 
 
 def _import(
@@ -259,7 +290,9 @@ def _check_arguments(
             f"{name}({positional[0]!r}, ...) does not say which field this is.",
             hint=f"name it; the fields are {', '.join(fields)}.",
         )
-    for unknown in named.keys() - fields.keys():
+    for unknown in named:
+        if unknown in fields:
+            continue
         near = difflib.get_close_matches(unknown, fields, n=1)
         raise SpecError(
             f"{name} has no field {unknown!r}.",
@@ -278,7 +311,7 @@ def _check_arguments(
 
 def _expand(name: str, experiment: Experiment, file: str, node: ast.expr) -> list[Case]:
     """Return one case for each combination of swept values."""
-    if not NAME.match(name):
+    if not NAME.fullmatch(name):
         raise SpecError(
             f"the experiment {name!r} does not match {NAME.pattern}.",
             hint="name it in lower case and underscores, at most 64 characters.",
@@ -294,6 +327,17 @@ def _expand(name: str, experiment: Experiment, file: str, node: ast.expr) -> lis
                     hint=f'refer to it as "{{{axis}}}".',
                     field="sweep",
                 )
+    axes = () if experiment.sweep is None else dict(experiment.sweep.axes)
+    for option, value in (pair for call in calls for pair in call.options):
+        axis = (
+            re.fullmatch(r"\{([a-z]\w*)\}", value) if isinstance(value, str) else None
+        )
+        if axis and axis[1] not in axes:
+            raise SpecError(
+                f"{option}={value!r} refers to an axis, and there is no axis "
+                f"{axis[1]!r}.",
+                hint=f"add sweep=Sweep({axis[1]}=(...)), or write the value itself.",
+            )
     combinations = [{}] if experiment.sweep is None else experiment.sweep.cases()
     return [
         Case(

@@ -11,7 +11,7 @@ import attrs
 from core.errors import SpecError
 
 PROFILE_NAMES = ("gpu", "cpu")
-NAME = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
+NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # of all that -k matches
 MAX_CASES = 64  # of one sweep: at five minutes a trial this is already a night
 
 Option = bool | int | float | str | None | tuple["Option", ...]
@@ -75,17 +75,20 @@ def _is_option(value: Any) -> bool:
 
 def _text(owner: object, attribute: attrs.Attribute, value: object) -> None:
     if not isinstance(value, str) or not value.strip():
+        hint = f"say in {attribute.name}= what a reader needs to judge the outcome."
+        if isinstance(value, tuple | list):
+            hint = "write one text, without commas between its parts or behind it."
         raise SpecError(
             f"{attribute.name}={value!r}: expected a sentence.",
-            hint=f"say in {attribute.name}= what a reader needs to judge the outcome.",
+            hint=hint,
             field=attribute.name,
         )
 
 
 def _bpb(owner: object, attribute: attrs.Attribute, value: object) -> None:
-    if isinstance(value, str):
+    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[\d.]+(e-?\d+)?\s*", value):
         hint = f"write it without quotes: {attribute.name}={value.strip()}."
-    elif isinstance(value, tuple | list):
+    elif isinstance(value, str | tuple | list):
         hint = f"give one number, and its uncertainty as sd=: {attribute.name}=-0.001."
     else:
         hint = f"write a finite number, negative for an improvement: {attribute.name}=-0.001."
@@ -173,7 +176,7 @@ class Sweep:
                 field="sweep",
             )
         for name, values in axes.items():
-            self._check(name, values)
+            self._check_axis(name, values)
         size = math.prod(len(values) for values in axes.values())
         if size > MAX_CASES:
             raise SpecError(
@@ -181,11 +184,13 @@ class Sweep:
                 hint="sweep fewer values, or split it into experiments.",
                 field="sweep",
             )
+        for name, values in axes.items():
+            self._check_values(name, values)
         self.__attrs_init__(tuple((name, tuple(axes[name])) for name in axes))
 
     @staticmethod
-    def _check(name: str, values: object) -> None:
-        if not NAME.match(name):
+    def _check_axis(name: str, values: object) -> None:
+        if not NAME.fullmatch(name):
             raise SpecError(
                 f"the axis {name!r} does not match {NAME.pattern}.",
                 hint="name it in lower case, as in Sweep(base=...).",
@@ -197,6 +202,9 @@ class Sweep:
                 hint=f"list the values: {name}=(1, 2, 4).",
                 field=name,
             )
+
+    @staticmethod
+    def _check_values(name: str, values: tuple[Option, ...]) -> None:
         for value in values:
             if isinstance(value, tuple) or not _is_option(value):
                 raise SpecError(
@@ -204,7 +212,13 @@ class Sweep:
                     hint=f"write the values of {name} as plain data.",
                     field=name,
                 )
-        if len({repr(value) for value in values}) < len(values):
+            if isinstance(value, str) and not value.isprintable():
+                raise SpecError(
+                    f"{name}={value!r}: expected a text that a terminal can show.",
+                    hint=f"leave out its special characters: {name} names the cases.",
+                    field=name,
+                )
+        if len({str(value) for value in values}) < len(values):  # as ids have them
             raise SpecError(
                 f"{name}={values!r} names a value twice.",
                 hint="list each value once.",
@@ -232,11 +246,14 @@ def _tags(owner: object, attribute: attrs.Attribute, value: object) -> None:
             field="tags",
         )
     for tag in value:
-        if not isinstance(tag, str) or not NAME.match(tag):
+        if not isinstance(tag, str) or not NAME.fullmatch(tag):
+            words = re.sub(r"[^a-z0-9]+", "_", str(tag).lower()).strip("_")
+            hint = f"use lower case and underscores: {words!r}."
+            if not NAME.fullmatch(words):
+                hint = 'begin with a letter, as in tags=("attention", "speed").'
             raise SpecError(
                 f"the tag {tag!r} does not match {NAME.pattern}.",
-                hint="use lower case and underscores: "
-                f"{re.sub(r'[^a-z0-9]+', '_', str(tag).lower()).strip('_')!r}.",
+                hint=hint,
                 field="tags",
             )
 
@@ -267,8 +284,9 @@ class Experiment:
     tags: tuple[str, ...] = attrs.field(default=(), validator=_tags)
 
     def __attrs_post_init__(self) -> None:
+        number = isinstance(self.expect, int | float) and self.expect
         for field, kind, example in (
-            ("expect", Expect, "expect=Expect(delta_bpb=-0.001)"),
+            ("expect", Expect, f"expect=Expect(delta_bpb={number or -0.001!r})"),
             ("sweep", Sweep, "sweep=Sweep(base=(50_000, 100_000))"),
         ):
             value = getattr(self, field)
@@ -302,5 +320,6 @@ def substitute(text: Option, values: Mapping[str, Option]) -> Option:
     for axis, value in values.items():
         if text == f"{{{axis}}}":
             return value
-        text = text.replace(f"{{{axis}}}", str(value))
-    return text
+    return re.sub(  # in one pass: a value may look like an axis
+        r"\{(\w+)\}", lambda axis: str(values.get(axis[1], axis[0])), text
+    )

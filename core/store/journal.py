@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,11 @@ from core.errors import StoreError
 RESULT = "result.json"
 CURVE = "curve.parquet"
 VERDICT_SUFFIX = ".verdict.json"
+LEFT_BY_TRIALS = ("train.py", "log.txt", "judge.txt")  # and kept; the rest is scratch
+DAMAGED_HINT = (
+    "move what is damaged out of runs/: a trial is then run again where it is needed, "
+    "and all else is kept."
+)
 CURVE_SCHEMA = pa.schema([
     ("step", pa.int32()),
     ("seconds", pa.float64()),
@@ -82,17 +87,15 @@ class Journal:
             curve: One mapping for each step, as CURVE_SCHEMA has it.
         """
         folder = self.partial / run
-        for name in ("tmp", "weights.safetensors"):
-            path = folder / name
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else (
-                path.unlink(missing_ok=True)
-            )
-        pq.write_table(pa.Table.from_pylist(curve, CURVE_SCHEMA), folder / CURVE)
+        _clear(folder)
+        steps = pa.Table.from_pylist(curve, CURVE_SCHEMA)
+        pq.write_table(steps, folder / CURVE, write_page_checksum=True)
         (folder / "train.diff").write_text(record["mutant"]["diff"])
         (folder / "spec.json").write_text(json.dumps(record["experiment"], indent=2))
         (folder / RESULT).write_text(_sealed(record))
-        for path in folder.iterdir():
-            _sync(path)
+        for name in (CURVE, "train.diff", "spec.json", RESULT, *LEFT_BY_TRIALS):
+            if (folder / name).exists():
+                _sync(folder / name)
         _sync(folder)
         folder.rename(self.folder / run)
         _sync(self.folder)
@@ -105,48 +108,101 @@ class Journal:
         unnamed.rename(self.folder / f"{verdict}{VERDICT_SUFFIX}")
         _sync(self.folder)
 
-    def runs(self) -> Iterator[str]:
-        """Yield the names of finished trials, oldest first."""
-        yield from sorted(path.parent.name for path in self.folder.glob(f"*/{RESULT}"))
+    def runs(self, known: Collection[str] = ()) -> Iterator[str]:
+        """Yield the names of finished trials that are not *known*, oldest first."""
+        for name in sorted(set(self._listed()).difference(known)):
+            if not name.startswith(".") and (self.folder / name / RESULT).exists():
+                yield name
 
-    def verdicts(self) -> Iterator[str]:
-        """Yield the names of verdicts, oldest first."""
-        for path in sorted(self.folder.glob(f"*{VERDICT_SUFFIX}")):
-            yield path.name.removesuffix(VERDICT_SUFFIX)
+    def verdicts(self, known: Collection[str] = ()) -> Iterator[str]:
+        """Yield the names of verdicts that are not *known*, oldest first."""
+        for name in sorted(self._listed()):
+            verdict = name.removesuffix(VERDICT_SUFFIX)
+            if verdict not in (name, "") and verdict not in known:
+                yield verdict
 
     def run(self, run: str) -> dict[str, Any]:
-        """Return the record of a finished trial."""
-        return _opened(self.folder / run / RESULT)
+        """Return the record of a finished trial.
+
+        Raises:
+            StoreError: It is damaged, or that of another trial.
+        """
+        return _opened(self.folder / run / RESULT, "run", run)
 
     def curve(self, run: str) -> pa.Table:
-        """Return the training curve of a finished trial."""
-        return pq.read_table(self.folder / run / CURVE)
+        """Return the training curve of a finished trial.
+
+        Raises:
+            StoreError: It is damaged.
+        """
+        path = self.folder / run / CURVE
+        try:
+            return pq.read_table(
+                path, schema=CURVE_SCHEMA, page_checksum_verification=True
+            )
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(path, str(error).splitlines()[0].rstrip(".")) from error
 
     def verdict(self, verdict: str) -> dict[str, Any]:
-        """Return the record of a verdict."""
-        return _opened(self.folder / f"{verdict}{VERDICT_SUFFIX}")
+        """Return the record of a verdict.
+
+        Raises:
+            StoreError: It is damaged, or that of another verdict.
+        """
+        path = self.folder / f"{verdict}{VERDICT_SUFFIX}"
+        return _opened(path, "verdict", verdict)
+
+    def _listed(self) -> list[str]:
+        return os.listdir(self.folder) if self.folder.is_dir() else []
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a trial left in its folder, but for its module and its logs.
+
+    The trial may have put anything there: where we write, a link that leads elsewhere.
+    """
+    for entry in list(os.scandir(folder)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name not in LEFT_BY_TRIALS or not entry.is_file(
+            follow_symlinks=False
+        ):
+            os.unlink(entry)
 
 
 def _sealed(record: dict[str, Any]) -> str:
     """Return *record* as JSON with its own digest: a damaged file is then noticed."""
-    text = json.dumps(record, sort_keys=True, allow_nan=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return json.dumps({"sha256": digest, "record": record}, indent=1, sort_keys=True)
+    # What a child said may hold half a surrogate pair, which no database takes.
+    plain = json.dumps(record, allow_nan=False, ensure_ascii=False)
+    record = json.loads(plain.encode(errors="replace"))
+    return json.dumps(
+        {"sha256": _digest(record), "record": record}, indent=1, sort_keys=True
+    )
 
 
-def _opened(path: Path) -> dict[str, Any]:
+def _opened(path: Path, table: str, name: str) -> dict[str, Any]:
+    """Return the sealed record in *path*, which must be that of *name*."""
     try:
         sealed = json.loads(path.read_text())
-        text = json.dumps(sealed["record"], sort_keys=True)
-        whole = hashlib.sha256(text.encode()).hexdigest() == sealed["sha256"]
+        whole = _digest(sealed["record"]) == sealed["sha256"]
+    except OSError as error:
+        raise _damaged(path, str(error)) from error
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise StoreError(
-            f"{path} is damaged: its content does not match its digest.",
-            hint=f"move it away ({path.parent.name} is then not counted) and run again.",
-        )
-    return sealed["record"]
+        raise _damaged(path, "its content does not match its digest")
+    record = sealed["record"]
+    if record[table][table] != name:
+        raise _damaged(path, f"it is the record of {record[table][table]}")
+    return record
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(path: Path, why: str) -> StoreError:
+    return StoreError(f"{path} is damaged: {why}.", hint=DAMAGED_HINT)
 
 
 def _sync(path: Path) -> None:

@@ -92,9 +92,16 @@ def run_trainer(settings: dict[str, Any], events: int, commands: Reader) -> None
     tokens = run.finish()
     if tokens == 0:
         raise RuntimeError("train(run) returned without taking a batch")
-    write(events, {"event": "trained"})
+    write(events, {"event": "trained", "peak_mib": peak_mib(device)})
     safetensors.torch.save_model(model, settings["weights"])
     write(events, {"event": "saved"})
+
+
+def peak_mib(device: torch.device) -> float | None:
+    """Return the most memory that a GPU gave us, in MiB; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(device) / 2**20
 
 
 def guarded(main: Any, settings: dict[str, Any], events: int, commands: Reader) -> None:

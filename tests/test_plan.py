@@ -1,0 +1,663 @@
+import math
+import random
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.plan import (
+    CRASHES,
+    LATEST_BASES,
+    RETRIES,
+    SEEDS_AN_ATTEMPT,
+    Claim,
+    Known,
+    Lost,
+    Need,
+    Outcome,
+    Plan,
+    Verdict,
+    claim_under,
+    next_attempt,
+    past_verdict,
+    underpowered,
+)
+from core.profile import CPU, GPU
+from core.spec import Expect
+from core.verdict import Noise
+
+BASE, MUTANT, OTHER = "base", "mutant", "other"
+BETTER = Claim(delta_bpb=-0.01)
+SD = 0.001
+
+
+def unknown(df=math.inf):
+    """Return what is known before any run, with a noise of SD."""
+    return Known(base=BASE, prior=Noise(sd=SD, df=df))
+
+
+def a_plan(claim=BETTER, looks=6, **fields):
+    return Plan(mutant=MUTANT, base=BASE, claim=claim, looks=looks, **fields)
+
+
+def ended(mutant, seed, val_bpb=None, **fields):
+    """Return a trial that has ended: finished if it has a val_bpb."""
+    said = {"status": "crashed" if val_bpb is None else "finished", **fields}
+    if said["status"] == "crashed":
+        said = {"crash": "oom", "message": "out of memory", **said}
+    return Outcome(
+        run=f"{mutant}-{seed}-{said['status']}",
+        mutant=mutant,
+        seed=seed,
+        val_bpb=val_bpb,
+        wall_seconds=2.0,
+        **said,
+    )
+
+
+def pairs(seeds, effect=0.0):
+    """Return finished runs of base and mutant, *effect* apart, seed by seed."""
+    for seed in seeds:
+        yield ended(BASE, seed, 1.0)
+        yield ended(MUTANT, seed, 1.0 + effect)
+
+
+def knowing(outcomes, **options):
+    known = unknown(**options)
+    for outcome in outcomes:
+        known.add(outcome)
+    return known
+
+
+def carried_out(plan, known, *, effect=0.0):
+    """Run what the plan asks for until it ends; return its end and what it asked for."""
+    asked = []
+    while isinstance(step := plan.advance(known), Need):
+        asked.append((step.mutant, step.seed))
+        shift = effect if step.mutant == plan.mutant else 0.0
+        known.add(ended(step.mutant, step.seed, 1.0 + shift))
+    return step, asked
+
+
+# What is asked for
+
+
+def test_each_seed_is_run_with_the_base_first_and_then_with_the_candidate():
+    _, asked = carried_out(a_plan(Claim(), looks=3), unknown())
+
+    assert asked == [(m, seed) for seed in range(3) for m in (BASE, MUTANT)]
+
+
+def test_a_base_run_that_is_known_is_not_run_again():
+    known = knowing(ended(BASE, seed, 1.0) for seed in range(3))
+
+    _, asked = carried_out(a_plan(Claim(), looks=3), known)
+
+    assert asked == [(MUTANT, 0), (MUTANT, 1), (MUTANT, 2)]
+
+
+def test_runs_of_other_mutants_are_nobody_elses():
+    known = knowing([ended(BASE, 0, 1.0), ended(OTHER, 0, 0.9)])
+
+    assert a_plan().advance(known) == Need(mutant=MUTANT, seed=0)
+
+
+def test_an_interrupted_plan_asks_for_exactly_what_is_missing():
+    known = knowing([*pairs((0, 1, 3)), ended(BASE, 2, 1.0)])
+
+    _, asked = carried_out(a_plan(Claim(), looks=5), known)
+
+    assert asked == [(MUTANT, 2), (BASE, 4), (MUTANT, 4)]
+
+
+def test_asking_twice_changes_nothing():
+    plan, known = a_plan(), knowing(pairs((0,), effect=-0.01))
+
+    assert plan.advance(known) == plan.advance(known) == Need(mutant=BASE, seed=1)
+
+
+def test_a_new_attempt_is_on_seeds_that_nobody_has_seen():
+    seeds = [
+        a_plan(attempt=attempt).seed(look)
+        for attempt in range(3)
+        for look in (1, SEEDS_AN_ATTEMPT)
+    ]
+
+    assert seeds == [0, 999, 1000, 1999, 2000, 2999]
+
+
+# Words
+
+
+def test_an_effect_is_not_supported_by_one_pair_and_is_by_the_second():
+    known = knowing(pairs((0,), effect=-0.5))
+    assert a_plan().advance(known) == Need(mutant=BASE, seed=1)
+
+    verdict, _ = carried_out(a_plan(), known, effect=-0.5)
+
+    assert (verdict.word, verdict.candidates, verdict.bases) == ("supported", 2, 2)
+    assert verdict.replication > 0.9
+    assert verdict.delta_bpb == pytest.approx(-0.5)
+    assert verdict.lower_bpb < -0.5 < verdict.upper_bpb
+    assert verdict.size_held is False
+
+
+def test_one_pair_without_the_effect_can_refute_it():
+    verdict, asked = carried_out(a_plan(), unknown(), effect=0.0)
+
+    assert (verdict.word, len(asked)) == ("refuted", 2)
+    assert verdict.runs == ("mutant-0-finished", "base-0-finished")
+    assert verdict.seconds == 2.0
+    assert (verdict.noise_sd, verdict.noise_df) == (SD, math.inf)
+
+
+def test_a_predicted_harm_is_supported_by_harm():
+    verdict, _ = carried_out(a_plan(Claim(delta_bpb=0.01)), unknown(), effect=0.01)
+
+    assert (verdict.word, verdict.claim) == ("supported", "+0.01")
+
+
+def test_what_cannot_be_told_at_the_last_look_is_inconclusive():
+    plan = a_plan(Claim(delta_bpb=-0.003), looks=2)
+
+    verdict, asked = carried_out(plan, unknown(), effect=-0.002)
+
+    assert (verdict.word, len(asked)) == ("inconclusive", 4)
+    assert verdict.reason.startswith("Look 2 of 2: ")
+
+
+@pytest.mark.parametrize(
+    ("effect", "word"), [(0.0, "supported"), (0.1, "refuted"), (0.005, "inconclusive")]
+)
+def test_equivalence_is_decided_at_the_last_look_only(effect, word):
+    plan = a_plan(Claim(delta_bpb=0.0, within=0.005), looks=4)
+
+    verdict, asked = carried_out(plan, unknown(), effect=effect)
+
+    assert (verdict.word, verdict.candidates, len(asked)) == (word, 4, 8)
+    assert (verdict.claim, verdict.size_held) == ("0±0.005", None)
+
+
+def test_a_plan_of_one_seed_is_measured_without_a_word_and_goes_on_later():
+    known = unknown()
+
+    verdict, _ = carried_out(a_plan(looks=1), known, effect=-0.01)
+    later, asked = carried_out(a_plan(looks=6), known, effect=-0.01)
+
+    assert (verdict.word, verdict.reason) == (
+        "measured",
+        "One seed is never enough for a word.",
+    )
+    assert verdict.predicted_bpb == -0.01
+    assert (later.word, asked) == ("supported", [(BASE, 1), (MUTANT, 1)])
+
+
+def test_the_word_rests_on_all_runs_that_are_known_not_on_an_earlier_look():
+    # The base of seed 0 was lucky: read alone, the first pair would refute.
+    known = knowing([
+        ended(BASE, 0, 0.985),
+        ended(MUTANT, 0, 0.990),
+        *pairs((1, 2), effect=-0.01),
+    ])
+
+    verdict = a_plan(looks=3).advance(known)
+
+    assert verdict.candidates == 3
+
+
+def test_base_runs_that_arrive_later_do_not_end_a_plan_at_an_earlier_look():
+    plan = a_plan(Claim(delta_bpb=-0.002))
+    known = knowing([*pairs((0,), effect=0.0), *pairs((1,), effect=-0.004)])
+    assert plan.advance(known) == Need(mutant=BASE, seed=2)
+
+    for seed in range(6):  # of another plan; against these the first pair refutes
+        known.add(ended(BASE, 2000 + seed, 0.999))
+
+    assert plan.advance(known) == Need(mutant=BASE, seed=2)
+
+
+# Nothing predicted
+
+
+@pytest.mark.parametrize(
+    ("expect", "profile", "reason"),
+    [
+        (None, GPU, "The spec predicts nothing."),
+        (
+            Expect(delta_bpb=-0.01),
+            CPU,
+            "The prediction speaks of gpu; this is cpu.",
+        ),
+        (
+            Expect(delta_bpb=-0.01, on="cpu"),
+            GPU,
+            "The prediction speaks of cpu; this is gpu.",
+        ),
+    ],
+)
+def test_what_nobody_predicted_here_is_measured_and_the_reason_is_said(
+    expect, profile, reason
+):
+    plan = a_plan(claim_under(expect, profile), looks=2)
+
+    verdict, asked = carried_out(plan, unknown(), effect=-0.5)
+
+    assert (verdict.word, verdict.reason, verdict.claim) == ("measured", reason, "none")
+    assert (verdict.predicted_bpb, verdict.size_held) == (None, None)
+    assert verdict.delta_bpb == pytest.approx(-0.5)
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("expect", "text"),
+    [
+        (Expect(delta_bpb=-0.0009, sd=0.5), "-0.0009"),
+        (Expect(delta_bpb=1), "+1"),
+        (Expect(delta_bpb=0, within=0.001), "0±0.001"),
+    ],
+)
+def test_a_claim_is_the_number_that_is_tested_and_nothing_else(expect, text):
+    claim = claim_under(expect, GPU)
+
+    assert (claim.text, claim.why_none) == (text, "")
+
+
+# Trials without a number
+
+
+def test_a_crash_is_a_verdict_only_when_the_same_seed_crashes_again():
+    plan = a_plan()
+    known = knowing([ended(BASE, 0, 1.0), ended(MUTANT, 0)])
+    assert plan.advance(known) == Need(mutant=MUTANT, seed=0)
+
+    known.add(ended(MUTANT, 0))
+    verdict = plan.advance(known)
+
+    assert (verdict.word, verdict.reason) == (
+        "crashed",
+        "oom with seed 0, twice: out of memory",
+    )
+    assert (verdict.delta_bpb, verdict.lower_bpb, verdict.size_held) == (None,) * 3
+    assert (verdict.candidates, verdict.bases, verdict.seconds) == (2, 0, 4.0)
+
+
+def test_a_crash_that_does_not_come_back_is_forgotten():
+    known = knowing([ended(BASE, 0, 1.0), ended(MUTANT, 0), ended(MUTANT, 0, 0.99)])
+
+    verdict, asked = carried_out(a_plan(), known, effect=-0.01)
+
+    assert (verdict.word, asked) == ("supported", [(BASE, 1), (MUTANT, 1)])
+
+
+def test_crashes_of_different_seeds_are_not_one_crash_reproduced():
+    known = knowing([
+        *pairs((0,), effect=-0.01),
+        ended(MUTANT, 0),
+        ended(BASE, 1, 1.0),
+        ended(MUTANT, 1),
+    ])
+
+    assert a_plan().advance(known) == Need(mutant=MUTANT, seed=1)
+
+
+def test_a_trial_that_the_judge_refused_is_invalid_at_once():
+    known = knowing([
+        *pairs((0,), effect=-0.01),
+        ended(BASE, 1, 1.0),
+        ended(MUTANT, 1, status="invalid", message="it reads the future"),
+    ])
+
+    verdict = a_plan().advance(known)
+
+    assert (verdict.word, verdict.reason) == (
+        "invalid",
+        "invalid with seed 1: it reads the future",
+    )
+    assert verdict.delta_bpb is None
+    assert verdict.runs == ("mutant-1-invalid",)
+
+
+@pytest.mark.parametrize("status", ["killed", "infrastructure"])
+@pytest.mark.parametrize("mutant", [BASE, MUTANT])
+def test_a_trial_that_was_lost_is_run_again_and_given_up_after_three(mutant, status):
+    known = knowing([] if mutant == BASE else [ended(BASE, 0, 1.0)])
+    lost = ended(mutant, 0, status=status, message="no such device")
+    asked = 0
+
+    while a_plan().advance(known) == Need(mutant=mutant, seed=0):
+        asked += 1
+        known.add(lost)
+
+    assert asked == RETRIES + 1 == 3
+    assert a_plan().advance(known) == Lost(
+        reason="seed 0 was lost 3 times: no such device", outcome=lost
+    )
+
+
+def test_trials_that_earlier_sessions_lost_do_not_count():
+    known = knowing([ended(BASE, 0, 1.0)])
+    for _ in range(3):
+        known.add(ended(MUTANT, 0, status="killed"))
+    assert isinstance(a_plan().advance(known), Lost)
+
+    next_session = attrs.evolve(known, lost=[])
+
+    assert a_plan().advance(next_session) == Need(mutant=MUTANT, seed=0)
+
+
+def test_a_killed_trial_does_not_reproduce_a_crash():
+    known = knowing([
+        ended(BASE, 0, 1.0),
+        ended(MUTANT, 0),
+        ended(MUTANT, 0, status="killed"),
+    ])
+
+    assert a_plan().advance(known) == Need(mutant=MUTANT, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("status", "crash", "reason"),
+    [
+        ("crashed", "nan", "the base itself failed (nan): loss is nan"),
+        ("invalid", None, "the base itself failed (invalid): loss is nan"),
+    ],
+)
+def test_a_base_that_fails_twice_is_nobodys_verdict(status, crash, reason):
+    failed = ended(BASE, 0, status=status, crash=crash, message="loss is nan")
+    known = knowing([failed])
+    assert a_plan().advance(known) == Need(mutant=BASE, seed=0)
+
+    known.add(failed)
+
+    assert a_plan().advance(known) == Lost(reason=reason, outcome=failed)
+
+
+@pytest.mark.parametrize("status", ["crashed", "invalid"])
+def test_a_base_that_failed_in_an_earlier_session_is_tried_again(status):
+    stored = [ended(BASE, 0, status=status)] * CRASHES
+
+    next_session = attrs.evolve(unknown(), outcomes=stored)
+
+    assert a_plan().advance(next_session) == Need(mutant=BASE, seed=0)
+
+
+# Noise and bases
+
+
+def test_noise_is_pooled_within_mutants_never_between_them():
+    known = knowing([*pairs(range(4), effect=-0.5)], df=2.0)
+
+    noise = known.noise()
+
+    assert noise.df == 2.0 + 3 + 3
+    assert noise.sd == pytest.approx(SD * math.sqrt(2 / 8))
+
+
+def test_a_seed_that_was_run_twice_counts_once_for_the_noise():
+    known = knowing([ended(BASE, 0, 1.0), ended(BASE, 0, 1.0), ended(BASE, 0)], df=2.0)
+
+    assert known.noise() == Noise(sd=SD, df=2.0)
+
+
+def test_the_noise_grows_with_what_is_seen():
+    known = knowing([ended(MUTANT, seed, seed * 0.1) for seed in range(3)], df=2.0)
+
+    assert known.noise().sd == pytest.approx(math.sqrt((2 * SD**2 + 0.02) / 4))
+
+
+def test_only_the_latest_base_runs_count():
+    known = knowing(ended(BASE, seed, seed / 10) for seed in range(LATEST_BASES + 3))
+
+    assert [outcome.seed for outcome in known.bases()] == list(range(3, 11))
+
+
+def test_base_runs_without_a_number_are_no_base():
+    known = knowing([ended(BASE, 0, 1.0), ended(BASE, 1), ended(MUTANT, 0, 0.9)])
+
+    assert [outcome.seed for outcome in known.bases()] == [0]
+
+
+# Attempts
+
+
+def decided(word="supported", attempt=0, candidates=6, claim=BETTER.text, **fields):
+    return Verdict(
+        mutant=MUTANT,
+        claim=claim,
+        attempt=attempt,
+        word=word,
+        reason="",
+        noise_sd=SD,
+        noise_df=2.0,
+        candidates=candidates,
+        bases=6,
+        seconds=1.0,
+        runs=(),
+        **fields,
+    )
+
+
+@pytest.mark.parametrize("word", ["supported", "refuted", "crashed", "invalid"])
+def test_what_is_decided_is_reported_and_not_run_again(word):
+    past = decided(word, candidates=2)
+
+    assert past_verdict([past], MUTANT, BETTER, 6) is past
+    assert past_verdict([past], MUTANT, BETTER, 60) is past
+
+
+@pytest.mark.parametrize("word", ["inconclusive", "measured"])
+def test_what_was_not_decided_goes_on_when_more_seeds_are_allowed(word):
+    past = decided(word, candidates=6)
+
+    assert past_verdict([past], MUTANT, BETTER, 6) is past
+    assert past_verdict([past], MUTANT, BETTER, 12) is None
+    assert next_attempt([past], MUTANT, BETTER, rerun=False) == 0
+
+
+def test_the_answer_of_a_plan_that_went_on_is_its_last():
+    went_on = [decided("inconclusive"), decided("supported", candidates=9)]
+
+    assert past_verdict(went_on, MUTANT, BETTER, 12) is went_on[1]
+    assert past_verdict(went_on, MUTANT, BETTER, 6) is went_on[1]
+
+
+def test_the_latest_attempt_answers():
+    attempts = [decided("refuted", attempt=1), decided("supported", attempt=0)]
+
+    assert past_verdict(attempts, MUTANT, BETTER, 6) is attempts[0]
+
+
+def test_verdicts_on_another_mutant_or_claim_answer_nothing():
+    past = [decided(), decided(claim="none", attempt=1)]
+
+    assert past_verdict(past, OTHER, BETTER, 6) is None
+    assert past_verdict(past, MUTANT, Claim(delta_bpb=-0.02), 6) is None
+    assert past_verdict([], MUTANT, BETTER, 6) is None
+
+
+def test_a_claim_in_other_words_keeps_its_verdict():
+    # What the prose says, and how sure the author is, is no part of what is tested.
+    said_otherwise = claim_under(Expect(delta_bpb=-0.01, sd=0.5), GPU)
+    unpredicted = claim_under(Expect(delta_bpb=-0.01), CPU)
+    measured = decided("measured", claim="none")
+
+    assert past_verdict([decided()], MUTANT, said_otherwise, 6) == decided()
+    assert past_verdict([measured], MUTANT, unpredicted, 6) is measured
+    assert past_verdict([measured], MUTANT, claim_under(None, GPU), 6) is measured
+
+
+def test_the_first_plan_of_a_mutant_is_attempt_zero():
+    others = [attrs.evolve(decided(attempt=4), mutant=OTHER)]
+
+    assert next_attempt(others, MUTANT, BETTER, rerun=False) == 0
+    assert next_attempt([], MUTANT, BETTER, rerun=True) == 0
+
+
+def test_a_rerun_is_on_fresh_seeds():
+    past = [decided(attempt=0), decided(attempt=1)]
+
+    assert next_attempt(past, MUTANT, BETTER, rerun=True) == 2
+
+
+@pytest.mark.parametrize("seen", ["none", "-0.02", "0±0.001"])
+def test_a_prediction_made_after_runs_were_judged_is_tested_on_fresh_seeds(seen):
+    past = [decided("measured", claim=seen)]
+
+    assert next_attempt(past, MUTANT, BETTER, rerun=False) == 1
+
+
+def test_a_prediction_that_comes_back_goes_on_where_it_was():
+    past = [
+        decided("inconclusive", attempt=0),
+        decided("refuted", attempt=1, claim="-0.02"),
+    ]
+
+    assert next_attempt(past, MUTANT, BETTER, rerun=False) == 0
+
+
+def test_a_rerun_uses_none_of_the_candidate_runs_that_decided_before():
+    known = unknown()
+    first, _ = carried_out(a_plan(), known, effect=-0.01)
+
+    attempt = next_attempt([first], MUTANT, BETTER, rerun=True)
+    again, asked = carried_out(a_plan(attempt=attempt), known, effect=-0.01)
+
+    assert {seed for _, seed in asked} == {1000, 1001}
+    assert again.attempt == 1
+    assert not set(again.runs[: again.candidates]) & set(first.runs)
+
+
+# Power
+
+
+@pytest.mark.parametrize(
+    ("claim", "looks", "text"),
+    [
+        (
+            Claim(delta_bpb=-0.002),
+            6,
+            "6 seeds would show -0.002 with a chance of 8% (noise sd 0.0018): needs "
+            "about 22 seeds: --seeds 22, or predict something larger.",
+        ),
+        (
+            Claim(delta_bpb=-0.0001),
+            6,
+            "6 seeds would show -0.0001 with a chance of 0% (noise sd 0.0018): no "
+            "number of seeds up to 64 is enough: predict something larger.",
+        ),
+        (
+            Claim(delta_bpb=0.0, within=0.002),
+            4,
+            "4 seeds would show 0±0.002 with a chance of 4% (noise sd 0.0018): needs "
+            "about 15 seeds: --seeds 15, or claim a wider equivalence.",
+        ),
+    ],
+)
+def test_a_plan_without_power_says_what_it_would_take(claim, looks, text):
+    assert underpowered(claim, looks, Noise(sd=0.0018, df=2.0)) == text
+
+
+@pytest.mark.parametrize(
+    ("claim", "looks"),
+    [(Claim(delta_bpb=-0.1), 6), (Claim(), 6), (Claim(delta_bpb=-1e-6), 1)],
+)
+def test_a_plan_with_power_or_without_a_test_is_not_stopped(claim, looks):
+    assert underpowered(claim, looks, Noise(sd=0.0018, df=2.0)) is None
+
+
+# Whatever happens
+
+CLAIMS = st.sampled_from([
+    BETTER,
+    Claim(delta_bpb=0.003),
+    Claim(delta_bpb=0.0, within=0.002),
+    Claim(why_none="The spec predicts nothing."),
+])
+STATUSES = st.sampled_from([
+    *["finished"] * 6,
+    "crashed",
+    "invalid",
+    "killed",
+    "infrastructure",
+])
+BPB = st.floats(0.98, 1.02)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), CLAIMS, st.integers(1, 6), st.integers(0, 2))
+def test_whatever_happens_a_plan_ends_and_asks_for_nothing_twice(
+    data, claim, looks, attempt
+):
+    plan, known = a_plan(claim, looks, attempt=attempt), unknown(df=2.0)
+    asked = []
+
+    while isinstance(step := plan.advance(known), Need):
+        there = {o.status for o in known.of(step.mutant, step.seed)}
+        assert not there & {"finished", "invalid"}
+        assert step.mutant in (BASE, MUTANT)
+        assert plan.seed(1) <= step.seed <= plan.seed(looks)
+        asked.append(step)
+        for other in data.draw(st.lists(st.integers(5000, 5003), max_size=2)):
+            known.add(ended(BASE, other, data.draw(BPB)))  # of another plan
+        status = data.draw(STATUSES)
+        bpb = data.draw(BPB) if status == "finished" else None
+        known.add(ended(step.mutant, step.seed, bpb, status=status))
+
+    repeats = sum(o.val_bpb is None for o in [*known.outcomes, *known.lost])
+    assert len(asked) <= 2 * looks + repeats
+    assert max(asked.count(need) for need in asked) <= RETRIES + CRASHES
+    if isinstance(step, Verdict):
+        assert (step.delta_bpb is None) == (step.word in ("crashed", "invalid"))
+        assert step.word != "supported" or step.candidates >= 2
+        assert len(step.runs) == step.candidates + step.bases
+    else:
+        assert step.outcome in known.lost
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    CLAIMS,
+    st.lists(st.tuples(BPB, BPB), max_size=6),
+    st.randoms(use_true_random=False),
+)
+def test_the_order_in_which_trials_ended_does_not_matter(claim, values, chance):
+    outcomes = [
+        ended(mutant, seed, bpb)
+        for seed, pair in enumerate(values)
+        for mutant, bpb in zip((BASE, MUTANT), pair, strict=True)
+    ]
+    shuffled = chance.sample(outcomes, len(outcomes))
+
+    first, second = (
+        a_plan(claim).advance(knowing(some, df=2.0)) for some in (outcomes, shuffled)
+    )
+
+    if isinstance(first, Verdict):
+        first, second = (
+            attrs.evolve(v, runs=tuple(sorted(v.runs))) for v in (first, second)
+        )
+    assert first == second
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 12))
+def test_a_night_that_is_interrupted_comes_to_the_same_verdict(seed, trials):
+    def trial(need):
+        drawn = random.Random(f"{seed} {need.mutant} {need.seed}")
+        shift = -0.002 if need.mutant == MUTANT else 0.0
+        return ended(need.mutant, need.seed, drawn.gauss(1.0 + shift, SD))
+
+    def advanced(known, most=99):
+        for _ in range(most):
+            step = plan.advance(known)
+            if not isinstance(step, Need):
+                return step
+            known.add(trial(step))
+        return None
+
+    plan, known = a_plan(Claim(delta_bpb=-0.002)), unknown(df=2.0)
+    advanced(known, trials)
+    next_session = attrs.evolve(known, outcomes=list(known.outcomes), lost=[])
+
+    assert advanced(next_session) == advanced(unknown(df=2.0))

@@ -1,0 +1,347 @@
+"""Whole sessions: real models train in child processes, real rows are written."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import duckdb
+import psutil
+import pytest
+
+from tests.test_plugin import spec
+
+# Short: what is tested here is the way of a trial, not its number.
+QUICK = ("--budget", "0.4")
+CAP = """
+cap_{number} = Experiment(
+    hypothesis="h", change="c",
+    codemod=codemod("constants.SetConstant", name="SOFTCAP", value={number}),
+    {more}
+)
+"""
+NAN = """
+broken = Experiment(
+    hypothesis="h", change="c",
+    codemod=codemod("statements.ReplaceStatement", function="training_loss",
+        statement="logits = model(rows[:, :-1])",
+        source="logits = model(rows[:, :-1]) * float('nan')"),
+)
+"""
+
+
+def cap(number: int, more: str = "") -> str:
+    return CAP.format(number=number, more=more)
+
+
+def rows(project: pytest.Pytester, query: str) -> list[tuple[object, ...]]:
+    with duckdb.connect(project.path / "runs.duckdb", read_only=True) as db:
+        return db.sql(query).fetchall()
+
+
+def runs(project: pytest.Pytester) -> list[tuple[object, ...]]:
+    return rows(
+        project,
+        "select coalesce(name, 'base'), seed, status from runs"
+        " left join experiments using (experiment) order by run",
+    )
+
+
+def test_a_session_measures_reports_and_remembers(project: pytest.Pytester):
+    spec(project, "logits", cap(12))
+
+    first = project.runpytest_subprocess("specs", *QUICK, "--junitxml=junit.xml", "-rA")
+    second = project.runpytest_subprocess("specs", *QUICK, "-v")
+
+    assert first.ret == 0
+    first.stdout.fnmatch_lines([
+        "data    packing: *",
+        "profile cpu (no CUDA GPU seen): 0.4 s a trial, at most 2 seeds",
+        "device  1 × *",
+        "context *, data *, base * (0 runs known)",
+        "noise   seed sd * bpb with 2 degrees of freedom (prior)",
+        "at most 4 trials, about *",
+        "measured     specs/logits.py::cap_12  *  2 seeds  *",
+        "*= verdicts =*",
+        "  cap_12 * – * ± * 2 * measured*",
+        'ask the history: duckdb runs.duckdb "from leaderboard"; each trial is in runs/',
+        "*= 1 measured in *",
+    ])
+    ours = [line for line in first.outlines if str(project.path) not in line]
+    assert max(map(len, ours)) <= 80
+    assert "\x1b" not in first.stdout.str()
+    assert runs(project) == [
+        ("base", 0, "finished"),
+        ("cap_12", 0, "finished"),
+        ("base", 1, "finished"),
+        ("cap_12", 1, "finished"),
+    ]
+    assert rows(project, "select symbol, old_source, new_source from changes") == [
+        ("SOFTCAP", "15", "12")
+    ]
+    ((bpb, steps, points),) = rows(
+        project,
+        "select avg(val_bpb), max(steps), count(*) from runs join curves using (run)"
+        " where seed = 1 and experiment is not null",
+    )
+    assert 1.0 < float(str(bpb)) < 10.0
+    assert steps == points
+    case = ET.parse(project.path / "junit.xml").find(".//testcase")
+    assert case is not None
+    assert float(case.get("time", "0")) > 1.0
+    properties = {p.get("name"): p.get("value") for p in case.iter("property")}
+    assert properties["verdict"] == "measured"
+    assert set(properties) >= {"delta_bpb", "lower_bpb", "upper_bpb", "mutant"}
+
+    assert second.ret == 0
+    second.stdout.fnmatch_lines([
+        "nothing to run: all is decided",
+        "specs/logits.py::cap_12 MEASURED *",
+        "1 of 1 verdicts are from earlier sessions; --rerun tests them on fresh seeds.",
+    ])
+    assert len(runs(project)) == 4
+
+
+def test_a_nan_is_reproduced_and_fails_the_run_with_the_log(project: pytest.Pytester):
+    spec(project, "broken", NAN)
+
+    result = project.runpytest_subprocess("specs", *QUICK, "--seeds", "1")
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([
+        "crashed      specs/broken.py::broken  *",
+        "crashed: nan with seed 0, twice: NonFiniteLoss: the training loss is nan *",
+        "the end of runs/*/log.txt:",
+        "*NonFiniteLoss: the training loss is nan*",
+        "CRASHED specs/broken.py::broken - crashed: nan with seed 0*",
+    ])
+    assert runs(project) == [
+        ("base", 0, "finished"),
+        ("broken", 0, "crashed"),
+        ("broken", 0, "crashed"),
+    ]
+    assert rows(
+        project, "select distinct val_bpb, crash from runs where crash is not null"
+    ) == [(None, "nan")]
+    assert rows(project, "select word, delta_bpb from verdicts") == [("crashed", None)]
+
+
+@pytest.mark.slow
+def test_x_stops_at_the_first_failure_and_lf_selects_it(project: pytest.Pytester):
+    project.makeini("[pytest]\n")  # with the cache that --lf reads
+    spec(project, "a_broken", NAN)
+    spec(project, "b_fine", cap(12))
+
+    first = project.runpytest_subprocess("specs", *QUICK, "--seeds", "1", "-x")
+    again = project.runpytest_subprocess("specs", "--lf", "--collect-only", "-q")
+
+    assert first.ret == pytest.ExitCode.INTERRUPTED or first.ret == 1
+    assert "stopping after 1 failures" in first.stdout.str()
+    assert not [run for run in runs(project) if run[0] == "cap_12"]
+    assert [line for line in again.outlines if "::" in line and " " not in line] == [
+        "specs/a_broken.py::broken"
+    ]
+
+
+@pytest.mark.slow
+def test_a_gross_harm_is_supported_and_the_next_session_reports_it(
+    project: pytest.Pytester,
+):
+    spec(
+        project,
+        "harm",
+        """
+dead = Experiment(
+    hypothesis="Without learning there is nothing.",
+    change="Stop the output matrix.",
+    codemod=codemod("constants.SetConstant", name="SOFTCAP", value=0.1),
+    expect=Expect(delta_bpb=0.4, on="cpu"),
+)
+""",
+    )
+
+    first = project.runpytest_subprocess("specs", "--budget", "1.5")
+    second = project.runpytest_subprocess("specs", "--budget", "1.5")
+    strict = project.runpytest_subprocess("specs", "--budget", "1.5", "--rerun", "-v")
+
+    first.stdout.fnmatch_lines([
+        "supported    specs/harm.py::dead  +*",
+        "dead: a repetition is supported too with *%*",
+    ])
+    second.stdout.fnmatch_lines(["supported    specs/harm.py::dead * (stored)"])
+    strict.stdout.fnmatch_lines(["*attempt 2, on fresh seeds*"])
+    assert {seed for (seed,) in rows(project, "select seed from runs")} == {
+        *(0, 1, 1000, 1001)
+    }
+
+
+def started(project: pytest.Pytester, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "pytest", "specs", *arguments],
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read_until(process: subprocess.Popen[str], pattern: str) -> str:
+    """Return all that *process* printed up to a line that matches *pattern*."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if re.search(pattern, line):
+            return seen
+    raise AssertionError(f"no line matches {pattern!r} in:\n{seen}")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_children_and_the_next_session_goes_on(
+    project: pytest.Pytester,
+):
+    spec(project, "caps", cap(12), cap(10))
+    session = started(project, *QUICK, "--seeds", "1")
+
+    read_until(session, "measured     specs/caps.py::cap_12")
+    children = psutil.Process(session.pid).children(recursive=True)
+    session.send_signal(signal.SIGINT)
+    rest, _ = session.communicate(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=10)
+
+    assert alive == []
+    assert session.returncode == pytest.ExitCode.INTERRUPTED
+    assert "interrupted: finished trials are kept, the same command goes on" in rest
+    assert "cap_12" in rest  # the table has what was decided
+    finished = runs(project)
+    again = project.runpytest_subprocess("specs", *QUICK, "--seeds", "1")
+    again.stdout.fnmatch_lines(["*2 measured in*"])
+    assert runs(project)[: len(finished)] == finished
+    assert len(runs(project)) == 3
+
+
+@pytest.mark.slow
+def test_sigkill_to_the_session_loses_only_the_trial_under_way(
+    project: pytest.Pytester,
+):
+    spec(project, "caps", cap(12), cap(10))
+    session = started(project, *QUICK, "--seeds", "1")
+
+    read_until(session, "measured     specs/caps.py::cap_12")
+    children = psutil.Process(session.pid).children(recursive=True)
+    session.kill()
+    session.communicate()
+    _, alive = psutil.wait_procs(children, timeout=30)
+
+    assert alive == []
+    again = project.runpytest_subprocess("specs", *QUICK, "--seeds", "1")
+    assert again.ret == 0
+    assert [run for run in runs(project) if run[0] != "cap_10"] == [
+        ("base", 0, "finished"),
+        ("cap_12", 0, "finished"),
+    ]
+    assert not list((project.path / "runs" / ".partial").iterdir())
+
+
+@pytest.mark.slow
+def test_a_trainer_that_is_killed_is_run_again(project: pytest.Pytester):
+    spec(project, "caps", cap(12))
+    session = started(project, "--budget", "20", "--seeds", "1")
+    read_until(session, "at most 2 trials")
+
+    def trainer() -> psutil.Process | None:
+        for process in psutil.Process(session.pid).children(recursive=True):
+            if "core.training.entry" in process.cmdline() and (
+                "core.launch.warden" not in process.cmdline()
+            ):
+                return process
+        return None
+
+    while (found := trainer()) is None:
+        assert session.poll() is None
+    found.kill()
+    rest, _ = session.communicate(timeout=200)
+
+    assert session.returncode == 0, rest
+    assert runs(project) == [
+        ("base", 0, "killed"),
+        ("base", 0, "finished"),
+        ("cap_12", 0, "finished"),
+    ]
+    assert rows(project, "select message from runs where status = 'killed'") == [
+        ("the trainer was killed (SIGKILL) in phase start.",)
+    ]
+
+
+@pytest.mark.slow
+def test_rows_wait_in_the_journal_while_somebody_has_the_file_open(
+    project: pytest.Pytester,
+):
+    spec(project, "caps", cap(12))
+    duckdb.connect(project.path / "runs.duckdb").close()
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import duckdb, sys; db = duckdb.connect('runs.duckdb');"
+            " print('open', flush=True); sys.stdin.read()",
+        ],
+        cwd=project.path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    read_until(holder, "open")
+
+    during = project.runpytest_subprocess("specs", *QUICK, "--seeds", "1")
+    holder.communicate("")
+    after = project.runpytest_subprocess("specs", *QUICK, "--seeds", "1")
+
+    assert during.ret == 0
+    assert f"(PID {holder.pid}): new rows wait in runs/" in " ".join(during.outlines)
+    assert after.ret == 0
+    after.stdout.fnmatch_lines(["*(stored)"])
+    assert len(runs(project)) == 2
+
+
+@pytest.mark.slow
+def test_the_database_is_rebuilt_from_the_run_folders(project: pytest.Pytester):
+    spec(project, "caps", cap(12))
+    project.runpytest_subprocess("specs", *QUICK, "--seeds", "1")
+    before = rows(project, "select * from runs order by run")
+    verdicts = rows(project, "select * from verdicts")
+
+    (project.path / "runs.duckdb").unlink()
+    again = project.runpytest_subprocess("specs", *QUICK, "--seeds", "1")
+
+    again.stdout.fnmatch_lines(["*(stored)"])
+    assert rows(project, "select * from runs order by run") == before
+    assert rows(project, "select * from verdicts") == verdicts
+
+
+@pytest.mark.slow
+def test_a_run_folder_holds_what_it_takes_to_look_again(project: pytest.Pytester):
+    spec(project, "caps", cap(12))
+
+    project.runpytest_subprocess("specs", *QUICK, "--seeds", "1")
+
+    (run,) = rows(project, "select run from runs where experiment is not null")
+    folder = Path(project.path, "runs", str(run[0]))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "curve.parquet",
+        "judge.txt",
+        "log.txt",
+        "result.json",
+        "spec.json",
+        "train.diff",
+        "train.py",
+    ]
+    assert "+SOFTCAP = 12" in (folder / "train.diff").read_text()
+    assert (
+        json.loads((folder / "spec.json").read_text())["id"] == "specs/caps.py::cap_12"
+    )
+    assert os.stat(folder / "result.json").st_size > 0
