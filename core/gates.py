@@ -7,6 +7,7 @@ Checks that need the module to run (does it leak the future?) belong here as wel
 
 import ast
 import contextlib
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,12 @@ class Work:
     case: Case
     mutant: Mutant
     configuration: dict[str, Any]
+
+    @property
+    def experiment(self) -> str:
+        """Sixteen hexadecimal digits of the claim and of the module that tests it."""
+        both = f"{self.case.digest} {self.mutant.digest}"
+        return hashlib.sha256(both.encode()).hexdigest()[:16]
 
 
 def passed(case: Case, mutant: Mutant, base: Mapping[str, Any]) -> Work:

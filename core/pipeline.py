@@ -17,7 +17,10 @@ from core.launch.watch import Progress
 from core.mutate import Mutant
 from core.plan import Known, Need, Outcome, Verdict
 from core.profile import Device, Profile
-from core.store import Held, History, Journal, ingest, new_id, opened, read_history
+from core.store.connection import Held, opened
+from core.store.history import History, read_history
+from core.store.ingestion import ingest
+from core.store.journal import Journal, new_id
 from core.training.data import Prepared, open_source, prepare
 from core.verdict import Noise
 
@@ -133,7 +136,7 @@ class Lab:
             "run": run,
             "context": self.context.digest,
             "mutant": need.mutant,
-            "experiment": None if work is None else work.case.digest,
+            "experiment": None if work is None else work.experiment,
             "seed": need.seed,
             "status": str(result.status),
             "crash": None if result.crash is None else str(result.crash),
@@ -179,7 +182,7 @@ class Lab:
         name = new_id()
         row = {
             "verdict": name,
-            "experiment": work.case.digest,
+            "experiment": work.experiment,
             "context": self.context.digest,
             **attrs.asdict(verdict),
             "runs": list(verdict.runs),
@@ -225,7 +228,7 @@ class Lab:
 def _experiment_row(work: Work) -> dict[str, Any]:
     case, expect = work.case, work.case.expect
     return {
-        "experiment": case.digest,
+        "experiment": work.experiment,
         "id": case.id,
         "file": case.file,
         "name": case.name,

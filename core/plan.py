@@ -372,7 +372,7 @@ def underpowered(claim: Claim, looks: int, noise: Noise) -> str | None:
     )
     larger = "claim a wider equivalence" if claim.within else "predict something larger"
     advice = (
-        f"no number of seeds up to {MOST_SEEDS} is enough: {larger}"
+        f"needs more than {MOST_SEEDS} seeds: say how many with --seeds, or {larger}"
         if needed is None
         else f"needs about {needed} seeds: --seeds {needed}, or {larger}"
     )

@@ -175,7 +175,7 @@ def test_an_exception_is_reported_with_the_escaped_end_of_the_log(run: Runner):
     )
 
     assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
-    assert result.message == "ValueError: no such \x07 layer"
+    assert result.message == r"ValueError: no such \x07 layer"
     assert r"\x1b[2J wiped \u202e txet" in result.log_tail
     assert result.log_tail[-1] == r"ValueError: no such \x07 layer"
 

@@ -543,8 +543,9 @@ def test_a_rerun_uses_none_of_the_candidate_runs_that_decided_before():
         (
             Claim(delta_bpb=-0.0001),
             6,
-            "6 seeds would show -0.0001 with a chance of 0% (noise sd 0.0018): no "
-            "number of seeds up to 64 is enough: predict something larger.",
+            "6 seeds would show -0.0001 with a chance of 0% (noise sd 0.0018): "
+            "needs more than 64 seeds: say how many with --seeds, or predict something "
+            "larger.",
         ),
         (
             Claim(delta_bpb=0.0, within=0.002),

@@ -21,18 +21,11 @@ from hypothesis import strategies as st
 
 from core.errors import StoreError
 from core.plan import Outcome, Verdict
-from core.store import (
-    Held,
-    History,
-    Journal,
-    ingest,
-    new_id,
-    opened,
-    past_words,
-    read_history,
-)
-from core.store import database as store
-from core.store.journal import DAMAGED_HINT
+from core.store import ingestion as store
+from core.store.connection import Held, opened, past_words
+from core.store.history import History, read_history
+from core.store.ingestion import ingest
+from core.store.journal import DAMAGED_HINT, Journal, new_id
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "sql.md"
 TABLES = (
@@ -947,7 +940,8 @@ def test_the_latest_word_on_a_mutant_is_remembered(journal, database):
 
     with opened(database, 0.0) as db:
         ingest(db, journal)
-        words = past_words(db)
+
+    words = past_words(database)
 
     assert words == {"qk_norm": "refuted"}
 

@@ -157,7 +157,11 @@ class _Running:
         ends_at = began + self.trial.profile.budget_seconds
         self.watch.children["trainer"].send({"began": began, "ends_at": ends_at})
         said = self.watch.await_message("trainer", "trained", overran_after=ends_at)
-        return time.monotonic() - began, said.get("peak_mib")
+        train_seconds = time.monotonic() - began
+        match said.get("peak_mib"):
+            case float(mib) if self.trial.device.kind == "cuda" and math.isfinite(mib):
+                return train_seconds, mib
+        return train_seconds, None
 
     def save(self) -> None:
         """Wait for the weights, and for the end of the process that made them."""

@@ -14,9 +14,11 @@ import attrs
 from core.channel import BadLine
 from core.launch import Crash, Status, Step
 from core.launch.child import Child
+from core.launch.log import escaped
 from core.profile import Profile
 
 HANG_STEPS = 20  # a step that takes twenty times the median hangs, however slow it is
+MAX_TOKENS = 2**53  # a child can claim anything, and a column holds 63 bits
 GRACE_STEPS = 3  # two steps may be queued when the budget ends
 
 
@@ -184,15 +186,22 @@ class Watch:
         for message in messages:
             self._last_sign = time.monotonic()
             match message:
-                case {"event": "step", "loss_nats": float(loss), "tokens": int(tokens)}:
+                case {
+                    "event": "step",
+                    "loss_nats": float(loss),
+                    "tokens": int(tokens),
+                } if 0 <= tokens < MAX_TOKENS:
                     self.see_step(loss, tokens)
                 case {"event": "failed", "crash": str(crash), "message": str(text)}:
                     known = crash if crash in set(Crash) else Crash.EXCEPTION
                     raise self.blame(child.name, text, Crash(known))
                 case {"event": "alive"}:
                     pass
-                case _:
+                case {"event": "ready" | "trained" | "saved" | "serving" | "scored"}:
                     self.said.append((child.name, message))
+                case _:
+                    said = str(message)[:80]
+                    raise self.blame(child.name, f"the {child.name} sent {said}.")
         if child.events.ended and not self.may_have_ended(child.name):
             raise self.died(child.name)
 
@@ -239,6 +248,7 @@ class Watch:
 
     def blame(self, name: str, message: str, crash: Crash = Crash.EXCEPTION) -> Failed:
         """Return a failure: the candidate's own, unless it is the judge's, which is ours."""
+        message = escaped(message)
         if name == "judge":
             return Failed(Status.INFRASTRUCTURE, message)
         return Failed(Status.CRASHED, message, crash)

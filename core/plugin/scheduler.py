@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import attrs
 
-from core.errors import DeltaspecError
+from core.errors import DeltaspecError, SessionError
 from core.gates import Work
 from core.launch import Result
 from core.launch.watch import Progress, Stopped
@@ -100,7 +100,7 @@ class Scheduler:
         """Return the next experiment that has come to its end; waits for it.
 
         Raises:
-            OSError: A trial could not be journaled.
+            DeltaspecError: A trial could not be run, or could not be kept.
         """
         while True:
             for experiment in self.undecided:
@@ -182,14 +182,26 @@ class Scheduler:
     def _take(self, ended: Ended) -> None:
         self.running.discard(ended.need)
         self._free.append(ended.device)
+        if isinstance(ended.error, OSError):
+            raise _unkept(ended.error) from ended.error
         if ended.error is not None:
             raise ended.error
         if ended.result is not None and ended.started is not None:
-            self.lab.record(
-                ended.run,
-                ended.need,
-                ended.work,
-                ended.device,
-                ended.result,
-                ended.started,
-            )
+            try:
+                self.lab.record(
+                    ended.run,
+                    ended.need,
+                    ended.work,
+                    ended.device,
+                    ended.result,
+                    ended.started,
+                )
+            except OSError as error:
+                raise _unkept(error) from error
+
+
+def _unkept(error: OSError) -> SessionError:
+    return SessionError(
+        f"a trial could not be run or kept: {error}.",
+        hint="free space below runs/, then run again: what has finished is kept.",
+    )

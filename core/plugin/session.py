@@ -69,7 +69,7 @@ class Session:
                 self.experiments,
                 self.terminal,
                 verbosity=self.config.get_verbosity(),
-                past=_past_words(self.request),
+                past=_past_words(self.request, self.terminal),
             )
         return None
 
@@ -124,18 +124,18 @@ class Session:
 
         try:
             self.trials = Trials(self.request, self.base, runnable, self.terminal)
+            for ended in self.trials:
+                yield _phases(
+                    ended.item,
+                    ended.when,
+                    ended.outcome,
+                    ended.text if ended.outcome != "skipped" else _skip(ended.item),
+                    started=ended.started,
+                    seconds=ended.seconds,
+                    properties=ended.properties,
+                )
         except DeltaspecError as error:
             raise pytest.UsageError(str(error)) from error
-        for ended in self.trials:
-            yield _phases(
-                ended.item,
-                ended.when,
-                ended.outcome,
-                ended.text if ended.outcome != "skipped" else _skip(ended.item),
-                started=ended.started,
-                seconds=ended.seconds,
-                properties=ended.properties,
-            )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -153,19 +153,23 @@ class Session:
             self.trials.write_summary(terminalreporter)
 
 
-def _past_words(request: Request) -> dict[str, str]:
-    """Return the latest word on each mutant; none while somebody holds the file."""
+def _past_words(request: Request, terminal: Any) -> dict[str, str]:
+    """Return the latest word on each mutant; say so where that cannot be known."""
     database = request.project / "runs.duckdb"
     if not database.exists():
         return {}
-    # DuckDB takes a moment to import, and most dry runs have no history to ask.
-    from core.store import Held, opened, past_words
+    # DuckDB takes a moment to import, and a first dry run has no history to ask.
+    from core.store.connection import Held, past_words
 
     try:
-        with opened(database, 0.0) as db:
-            return past_words(db)
-    except Held:
-        return {}
+        return past_words(database)
+    except Held as held:
+        terminal.write_line(
+            f"runs.duckdb is open in {held}: what ran before is unknown"
+        )
+    except DeltaspecError as error:
+        terminal.write_line(f"what ran before is unknown: {error}", yellow=True)
+    return {}
 
 
 def _skip(item: Experiment) -> tuple[str, int, str]:

@@ -31,15 +31,6 @@ def read_history(db: duckdb.DuckDBPyConnection, context: str) -> History:
     )
 
 
-def past_words(db: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """Return the latest word on each mutant that was ever judged, in any context."""
-    return dict(
-        db.execute(
-            "select mutant, last(word order by decided_at) from verdicts group by mutant"
-        ).fetchall()
-    )
-
-
 def _rows(
     db: duckdb.DuckDBPyConnection, kind: type, table: str, context: str, order: str
 ) -> list[dict[str, Any]]:
