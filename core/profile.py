@@ -3,6 +3,7 @@
 import os
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import pynvml
@@ -17,6 +18,7 @@ class Profile:
 
     Attributes:
         name: ``gpu`` or ``cpu``.
+        clock: What the budget is measured on: ``wall``, or the trainer's ``cpu`` time.
         budget_seconds: Training time of a trial.
         looks: Seeds that a plan may use at most, and so the looks of its design.
         corpus: The corpus when ``--data`` names none; None if there is no default.
@@ -33,6 +35,7 @@ class Profile:
     """
 
     name: str
+    clock: Literal["wall", "cpu"]
     budget_seconds: float
     looks: int
     corpus: str | None
@@ -60,6 +63,7 @@ def _sized(**constants: int) -> tuple[CodemodCall, ...]:
 
 GPU = Profile(
     name="gpu",
+    clock="wall",
     budget_seconds=300.0,
     looks=6,
     corpus=None,
@@ -75,6 +79,7 @@ GPU = Profile(
 )
 CPU = Profile(
     name="cpu",
+    clock="cpu",
     budget_seconds=5.0,
     looks=2,
     corpus="stdlib",

@@ -60,7 +60,7 @@ def test_a_session_measures_reports_and_remembers(project: pytest.Pytester):
     assert first.ret == 0
     first.stdout.fnmatch_lines([
         "data    packing: *",
-        "profile cpu (no CUDA GPU seen): 0.4 s a trial, at most 2 seeds",
+        "profile cpu (no CUDA GPU seen): 0.4 s of CPU time a trial, at most 2 seeds",
         "device  1 × *",
         "context *, data *, base * (0 runs known)",
         "noise   seed sd * bpb with 2 degrees of freedom (prior)",

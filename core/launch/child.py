@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import attrs
 
-from core.channel import BadLine, Reader, write
+from core.channel import Reader, write
 
 END_SECONDS = 30.0  # for the warden to end the child; a GPU in trouble can take long
 
@@ -51,6 +51,7 @@ class Child:
     report: Reader
     _warden: subprocess.Popen[bytes]
     _commands: int
+    _pid: int | None = None
     _exit: Exit | None = None
     closed: bool = False
 
@@ -102,6 +103,18 @@ class Child:
         with contextlib.suppress(BrokenPipeError):
             write(self._commands, message)
 
+    def pid(self) -> int:
+        """Return the process id of the child itself, as its warden tells it.
+
+        Raises:
+            OSError: The warden ended before it had started a child.
+        """
+        while self._pid is None and not self.report.ended:
+            self._hear()
+        if self._pid is None:
+            raise ProcessLookupError(f"the {self.name} was never started")
+        return self._pid
+
     def exit(self) -> Exit:
         """Return how the child ended; waits for the warden's report.
 
@@ -113,18 +126,22 @@ class Child:
                 self._warden.wait(END_SECONDS)
             except subprocess.TimeoutExpired as error:
                 raise Unkillable(f"the {self.name} cannot be ended") from error
-            try:
-                messages = self.report.available()
-            except BadLine:
-                messages = []
-            self._exit = Exit(returncode=None)
-            for message in messages:
+            while self._exit is None and not self.report.ended:
+                self._hear()
+            self._exit = self._exit or Exit(returncode=None)
+        return self._exit
+
+    def _hear(self) -> None:
+        """Take in what the warden reports; it runs our own code alone."""
+        for message in self.report.available():
+            if "pid" in message:
+                self._pid = message["pid"]
+            else:
                 self._exit = Exit(
                     returncode=message["returncode"],
                     left_behind=message["left_behind"],
                     peak_mib=message["peak_mib"],
                 )
-        return self._exit
 
     def leave(self, seconds: float) -> Exit:
         """Let the child end by itself for so long, then end it."""

@@ -23,7 +23,7 @@ import attrs
 from core.launch import Crash, Result, Score, Status, Trial
 from core.launch.child import Child, Unkillable
 from core.launch.log import tail
-from core.launch.watch import Failed, Progress, Watch
+from core.launch.watch import Budget, Failed, Progress, Watch
 from core.memory import allocate
 
 LOG = "log.txt"
@@ -150,14 +150,18 @@ class _Running:
         """Let the trainer train for the budget.
 
         Returns:
-            Its seconds on our clock, and the MiB of GPU memory that it says it used.
+            Its seconds on the clock, and the MiB of GPU memory that it says it used.
         """
         self.watch.enter("train")
-        began = self.watch.clock_began = time.monotonic()
-        ends_at = began + self.trial.profile.budget_seconds
-        self.watch.children["trainer"].send({"began": began, "ends_at": ends_at})
-        said = self.watch.await_message("trainer", "trained", overran_after=ends_at)
-        train_seconds = time.monotonic() - began
+        trainer = self.watch.children["trainer"]
+        budget = self.watch.budget = Budget.start(self.trial.profile, trainer.pid())
+        trainer.send({
+            "clock": self.trial.profile.clock,
+            "began": budget.began,
+            "ends_at": budget.ends_at,
+        })
+        said = self.watch.await_message("trainer", "trained", budget=budget)
+        train_seconds = budget.used()
         match said.get("peak_mib"):
             case float(mib) if self.trial.device.kind == "cuda" and math.isfinite(mib):
                 return train_seconds, mib

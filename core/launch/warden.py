@@ -5,7 +5,8 @@ becomes the warden's own child and is ended by its id.  It ends the trial when i
 standard input closes, so even a pytest that was killed leaves no process behind.
 
 Standard input is the control pipe: ``dump`` asks the child for a traceback of all
-threads (SIGUSR1); its end means: end the trial.  The report is one JSON line.
+threads (SIGUSR1); its end means: end the trial.  The report is two JSON lines: the pid
+of the child, and how it ended.
 """
 
 import contextlib
@@ -50,6 +51,7 @@ def main(argv: list[str]) -> None:
     )
     for fd in inherited:
         os.close(fd)
+    write(report_fd, {"pid": child.pid})
     ended = _supervise(child)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)

@@ -14,10 +14,12 @@ import attrs
 from core.channel import BadLine
 from core.launch import Crash, Status, Step
 from core.launch.child import Child
+from core.launch.clock import Clock
 from core.launch.log import escaped
 from core.profile import Profile
 
 HANG_STEPS = 20  # a step that takes twenty times the median hangs, however slow it is
+WALL_FACTOR = 10  # wall-clock seconds that a second of the budget may take
 MAX_TOKENS = 2**53  # a child can claim anything, and a column holds 63 bits
 GRACE_STEPS = 3  # two steps may be queued when the budget ends
 
@@ -55,6 +57,45 @@ class Progress:
     loss_nats: float | None = None
 
 
+@attrs.frozen(kw_only=True)
+class Budget:
+    """The time that training may take, and when it began.
+
+    Attributes:
+        clock: What it is measured on.
+        began: What the clock showed then.
+        ends_at: What it will show at the end.
+        wall_ends_at: When even a CPU that is busy elsewhere must have come so far.
+    """
+
+    clock: Clock
+    began: float
+    ends_at: float
+    wall_ends_at: float
+
+    @classmethod
+    def start(cls, profile: Profile, pid: int) -> "Budget":
+        """Begin now, on the clock of the process *pid*."""
+        clock = Clock.of(profile.clock, pid)
+        began, seconds = clock.now(), profile.budget_seconds
+        return cls(
+            clock=clock,
+            began=began,
+            ends_at=began + seconds,
+            wall_ends_at=time.monotonic()
+            + WALL_FACTOR * seconds
+            + profile.hang_seconds,
+        )
+
+    def used(self) -> float:
+        """Return how much of it is used, in seconds."""
+        return self.clock.now() - self.began
+
+    def overrun(self) -> float:
+        """Return for how many seconds it has been used up; negative before."""
+        return self.clock.now() - self.ends_at
+
+
 @attrs.define(eq=False)
 class Watch:
     """The state of one trial while it runs.
@@ -68,7 +109,7 @@ class Watch:
         curve: Every step that was heard of.
         phase: What the trial is at.
         phase_seconds: How long the earlier phases took.
-        clock_began: When training began.
+        budget: What training may take, once it has begun.
     """
 
     profile: Profile
@@ -79,7 +120,7 @@ class Watch:
     curve: list[Step] = attrs.field(factory=list)
     phase: str = "start"
     phase_seconds: dict[str, float] = attrs.field(factory=dict)
-    clock_began: float = math.nan
+    budget: Budget | None = None
     _phase_began: float = attrs.field(factory=time.monotonic)
     _last_sign: float = attrs.field(factory=time.monotonic)
 
@@ -96,7 +137,7 @@ class Watch:
         event: str,
         *,
         deadline: float = math.inf,
-        overran_after: float = math.inf,
+        budget: Budget | None = None,
     ) -> dict[str, Any]:
         """Return the message *event* of the child *name*.
 
@@ -104,8 +145,8 @@ class Watch:
             name: The child that has to say it.
             event: What it has to say.
             deadline: When the wait for it is a hang.
-            overran_after: When training should be over; from then on a step that is
-                still under way has the grace that the profile allows.
+            budget: What training may take; a step that is still under way when it is
+                used up has the grace that the profile allows.
 
         Raises:
             Failed: A child ended, failed, fell silent, or said nonsense.
@@ -116,20 +157,27 @@ class Watch:
                 if speaker == name and message.get("event") == event:
                     return self.said.pop(index)[1]
             limit = min(deadline, self._last_sign + self.patience())
-            late = overran_after + self.grace()
             now = time.monotonic()
-            if now >= late:
-                self.children[name].end(dump=True)
-                raise Failed(
-                    Status.CRASHED,
-                    f"training was still under way {now - overran_after:.1f} s after "
-                    f"its budget of {self.profile.budget_seconds:g} s "
-                    f"(step {len(self.curve)}).",
-                    Crash.OVERRAN,
-                )
             if now >= limit:
                 raise self.hung(name, now)
-            self.listen(min(limit, late) - now)
+            left = math.inf
+            if budget is not None:
+                # CPU seconds pass no faster than wall-clock ones; then we look again.
+                left = min(self.grace() - budget.overrun(), budget.wall_ends_at - now)
+                if left <= 0:
+                    raise self.overran(name, budget)
+            self.listen(min(limit - now, left))
+
+    def overran(self, name: str, budget: Budget) -> Failed:
+        """Return the failure of a trainer that did not stop when it had to."""
+        seconds = budget.overrun()
+        self.children[name].end(dump=True)
+        return Failed(
+            Status.CRASHED,
+            f"training was still under way {seconds:.1f} s after its budget of "
+            f"{self.profile.budget_seconds:g} s (step {len(self.curve)}).",
+            Crash.OVERRAN,
+        )
 
     def patience(self) -> float:
         """Return how long the present phase may go without a sign of life, in seconds."""
@@ -152,9 +200,8 @@ class Watch:
 
     def hung(self, awaited: str, now: float) -> Failed:
         """Return the failure of a trial in which *awaited* said nothing for too long."""
-        silent = (
-            "server" if self.phase == "score" else awaited
-        )  # the judge waits for it
+        # While it scores, the judge waits for the server.
+        silent = "server" if self.phase == "score" else awaited
         self.children[silent].end(dump=True)
         return self.blame(
             silent,
@@ -215,7 +262,7 @@ class Watch:
 
     def see_step(self, loss: float, tokens: int) -> None:
         """Add a step to the curve, at the time when we heard of it."""
-        seconds = time.monotonic() - self.clock_began
+        seconds = 0.0 if self.budget is None else self.budget.used()
         self.curve.append(
             Step(
                 step=len(self.curve) + 1,

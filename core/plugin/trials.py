@@ -237,8 +237,9 @@ class Trials:
         write = self.terminal.write_line
         self.terminal.ensure_newline()
         write(
-            f"profile {profile.name} ({request.reason}): {profile.budget_seconds:g} s a "
-            f"trial, at most {profile.looks} seeds"
+            f"profile {profile.name} ({request.reason}): {profile.budget_seconds:g} s"
+            f"{' of CPU time' if profile.clock == 'cpu' else ''} a trial, at most "
+            f"{profile.looks} seed{'s' * (profile.looks > 1)}"
         )
         write(f"device  {len(request.devices)} × {request.devices[0].name}")
         write(

@@ -9,6 +9,7 @@ import json
 import random
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from core.channel import Reader, write
 from core.training.data import open_rows
 from core.training.module import load_module
 from core.training.run import NonFiniteLoss, Rehearsal, Run, Training, keyed
+
+CLOCKS = {"wall": time.CLOCK_MONOTONIC, "cpu": time.CLOCK_PROCESS_CPUTIME_ID}
 
 
 def reset_random_state(seed: int) -> None:
@@ -82,6 +85,7 @@ def run_trainer(settings: dict[str, Any], events: int, commands: Reader) -> None
         device=device,
         seed=seed,
         rows=rows,
+        clock=CLOCKS[go["clock"]],
         began=go["began"],
         ends_at=go["ends_at"],
         report=lambda loss, tokens: write(

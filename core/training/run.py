@@ -90,8 +90,9 @@ class Training(Run):
         device: Where model and batches live.
         seed: Keys everything random.
         rows: Training rows, uint16 of shape (N, T + 1).
-        began: When the clock began, as `time.monotonic` tells it.
-        ends_at: When it ends.
+        clock: What the budget is measured on, for `time.clock_gettime`.
+        began: What it showed when the budget began.
+        ends_at: What it shows at the end.
         report: Called with loss in nats and tokens so far, once for each step.
     """
 
@@ -101,12 +102,14 @@ class Training(Run):
         device: torch.device,
         seed: int,
         rows: np.ndarray,
+        clock: int,
         began: float,
         ends_at: float,
         report: Callable[[float, int], None],
     ) -> None:
         super().__init__(device=device, seed=seed)
         self._rows = rows
+        self._clock = clock
         self._began = began
         self._ends_at = ends_at
         self._report = report
@@ -118,7 +121,7 @@ class Training(Run):
         order = self._order()
         while True:
             self._read_losses(left=QUEUED_STEPS)
-            now = time.monotonic()
+            now = time.clock_gettime(self._clock)
             if now >= self._ends_at:
                 return
             self.progress = (now - self._began) / (self._ends_at - self._began)
