@@ -92,6 +92,7 @@ class Verdict:
         replication: The chance that a repetition is supported too.
         noise_sd: Seed sd that was used, with its degrees of freedom.
         noise_df: They.
+        looks: Candidate runs that the plan allowed; it may decide before.
         candidates: Runs of the mutant.
         bases: Runs of the base.
         seconds: Wall-clock time of the runs of the mutant.
@@ -111,6 +112,7 @@ class Verdict:
     replication: float | None = None
     noise_sd: float
     noise_df: float
+    looks: int
     candidates: int
     bases: int
     seconds: float
@@ -270,10 +272,8 @@ class Plan:
         if word is None and len(candidates) < self.looks:
             return None
         if word is None:
-            word, reason = (
-                "measured",
-                self.claim.why_none or ("One seed is never enough for a word."),
-            )
+            word = "measured"
+            reason = self.claim.why_none or "One seed is never enough for a word."
         return self._verdict(
             known,
             word=word,
@@ -309,6 +309,7 @@ class Plan:
             replication=None if decision is None else decision.replication,
             noise_sd=noise.sd,
             noise_df=noise.df,
+            looks=self.looks,
             candidates=len(runs),
             bases=len(bases),
             seconds=math.fsum(outcome.wall_seconds for outcome in runs),
@@ -337,7 +338,7 @@ def past_verdict(
     if not ours:
         return None
     latest = sorted(ours, key=lambda verdict: verdict.attempt)[-1]  # and last decided
-    decided = latest.word in FINAL or latest.candidates >= looks
+    decided = latest.word in FINAL or latest.looks >= looks
     return latest if decided else None
 
 

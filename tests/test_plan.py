@@ -421,7 +421,9 @@ def test_base_runs_without_a_number_are_no_base():
 # Attempts
 
 
-def decided(word="supported", attempt=0, candidates=6, claim=BETTER.text, **fields):
+def decided(
+    word="supported", attempt=0, candidates=6, looks=6, claim=BETTER.text, **fields
+):
     return Verdict(
         mutant=MUTANT,
         claim=claim,
@@ -430,6 +432,7 @@ def decided(word="supported", attempt=0, candidates=6, claim=BETTER.text, **fiel
         reason="",
         noise_sd=SD,
         noise_df=2.0,
+        looks=looks,
         candidates=candidates,
         bases=6,
         seconds=1.0,
@@ -455,8 +458,15 @@ def test_what_was_not_decided_goes_on_when_more_seeds_are_allowed(word):
     assert next_attempt([past], MUTANT, BETTER, rerun=False) == 0
 
 
+def test_a_plan_that_gave_up_early_is_not_taken_up_again_by_itself():
+    past = decided("inconclusive", candidates=2, looks=6)
+
+    assert past_verdict([past], MUTANT, BETTER, 6) is past
+    assert past_verdict([past], MUTANT, BETTER, 7) is None
+
+
 def test_the_answer_of_a_plan_that_went_on_is_its_last():
-    went_on = [decided("inconclusive"), decided("supported", candidates=9)]
+    went_on = [decided("inconclusive"), decided("supported", candidates=9, looks=12)]
 
     assert past_verdict(went_on, MUTANT, BETTER, 12) is went_on[1]
     assert past_verdict(went_on, MUTANT, BETTER, 6) is went_on[1]

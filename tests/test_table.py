@@ -26,6 +26,7 @@ VERDICT = Verdict(
     replication=None,
     noise_sd=0.0018,
     noise_df=4.0,
+    looks=6,
     candidates=2,
     bases=2,
     seconds=672.4,

@@ -174,6 +174,7 @@ create table verdicts (
     replication double,
     noise_sd double,
     noise_df double,
+    looks integer,
     candidates integer,
     bases integer,
     seconds double,
@@ -197,6 +198,7 @@ comment on column verdicts.size_held is 'Whether the predicted size lies in the 
 comment on column verdicts.replication is 'Chance that a repetition also says supported; NULL for other words';
 comment on column verdicts.noise_sd is 'Standard deviation of val_bpb over seeds that was used';
 comment on column verdicts.noise_df is 'Degrees of freedom behind noise_sd';
+comment on column verdicts.looks is 'Candidate runs that the plan allowed; it may decide before';
 comment on column verdicts.candidates is 'Runs of the mutant that the decision rests on';
 comment on column verdicts.bases is 'Runs of the base that it rests on';
 comment on column verdicts.seconds is 'Wall-clock time of the runs of the mutant';
