@@ -10,10 +10,15 @@ import attrs
 from core.profile import Device, Profile
 
 HERE = Path(__file__).parent
-# A change in one of these can change a number; a change elsewhere in core cannot.
+# A change in one of these can change a number: what trains, serves and judges, and what
+# sets their clock, threads and environment.
 NUMERIC_FILES = (
     "judge.py",
+    "launch/clock.py",
+    "launch/local.py",
+    "launch/watch.py",
     "memory.py",
+    "profile.py",
     "training/entry.py",
     "training/module.py",
     "training/run.py",

@@ -9,13 +9,14 @@ from typing import Any
 import attrs
 
 from core.context import Context, current_context
-from core.errors import SessionError
+from core.errors import SessionError, StoreError
+from core.evidence import Known, Outcome, Verdict, claim_under
 from core.gates import Work, configuration
 from core.launch import Result, Trial
 from core.launch.local import run_trial
 from core.launch.watch import Progress
 from core.mutate import Mutant
-from core.plan import Known, Need, Outcome, Verdict
+from core.plan import Need
 from core.profile import Device, Profile
 from core.store.connection import Held, opened
 from core.store.history import History, read_history
@@ -44,7 +45,7 @@ class Lab:
         context: What this session's runs may be compared with.
         known: Trials of this context.
         verdicts: Earlier decisions in this context.
-        held: Who keeps ``runs.duckdb`` open, empty if nobody does.
+        behind: Why ``runs.duckdb`` lacks rows that the journal has; empty if it does not.
     """
 
     project: Path
@@ -56,7 +57,7 @@ class Lab:
     context: Context
     known: Known
     verdicts: list[Verdict]
-    held: str = ""
+    behind: str = ""
 
     @property
     def journal(self) -> Journal:
@@ -64,13 +65,18 @@ class Lab:
         return Journal(self.project / "runs")
 
     def insert(self, patience_seconds: float = 0.0) -> None:
-        """Bring ``runs.duckdb`` up to date, unless somebody has it open."""
+        """Bring ``runs.duckdb`` up to date; what cannot be inserted waits in the journal.
+
+        A night does not end because of a file that can be made anew.
+        """
         try:
             with opened(self.project / DATABASE, patience_seconds) as db:
                 ingest(db, self.journal)
-            self.held = ""
+            self.behind = ""
         except Held as held:
-            self.held = held.holder
+            self.behind = f"{DATABASE} is open in {held.holder}"
+        except StoreError as error:
+            self.behind = error.message
 
     def run(
         self,
@@ -132,11 +138,15 @@ class Lab:
         """Journal a trial that has ended, insert it, and take it into account."""
         wall_seconds = (datetime.now(UTC) - started).total_seconds()
         score = result.score
+        claim = (
+            None if work is None else claim_under(work.case.expect, self.profile).text
+        )
         row = {
             "run": run,
             "context": self.context.digest,
             "mutant": need.mutant,
             "experiment": None if work is None else work.experiment,
+            "claim": claim,
             "seed": need.seed,
             "status": str(result.status),
             "crash": None if result.crash is None else str(result.crash),
@@ -173,6 +183,8 @@ class Lab:
             log_tail=result.log_tail,
             val_bpb=row["val_bpb"],
             wall_seconds=wall_seconds,
+            claim=claim,
+            started_at=started.replace(tzinfo=None),
         )
         self.known.add(outcome)
         return outcome
@@ -314,7 +326,7 @@ def _history(lab: Lab) -> History:
             ingest(db, lab.journal)
             return read_history(db, lab.context.digest)
     except Held as held:
-        lab.held = held.holder
+        lab.behind = f"{DATABASE} is open in {held.holder}"
     with opened(None, 0.0) as db:
         ingest(db, lab.journal)
         return read_history(db, lab.context.digest)

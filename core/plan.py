@@ -5,163 +5,22 @@ night that was interrupted, gets the next step and nothing is done twice.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 
 import attrs
 
-from core.profile import Profile
-from core.spec import Expect
-from core.verdict import Decision, Estimate, Noise, decide, pool, power, seeds_needed
+from core.evidence import SEEDS_AN_ATTEMPT, Claim, Known, Outcome, Verdict
+from core.verdict import Decision, Estimate, Noise, decide, power, seeds_needed
 
-SEEDS_AN_ATTEMPT = 1000  # a new attempt is a test on seeds that nobody has seen
-LATEST_BASES = 8  # older base runs may have drifted away from today's machine
+CANDIDATES_A_BASE = 6  # so that about one run in seven is the base's
+BASE_LASTS = timedelta(hours=6)
 POWER = 0.8
 MOST_SEEDS = 64  # that anybody is advised to run
 CRASHES = 2  # on one seed: the second time it is no accident
 RETRIES = 2  # of a trial that was killed, or that a machine failed
 
 FINAL = ("supported", "refuted", "crashed", "invalid")
-
-
-@attrs.frozen(kw_only=True)
-class Outcome:
-    """A trial that has ended, as far as a plan asks about it."""
-
-    run: str
-    mutant: str
-    seed: int
-    status: str
-    crash: str | None = None
-    message: str = ""
-    log_tail: tuple[str, ...] = ()
-    val_bpb: float | None = None
-    wall_seconds: float = 0.0
-
-
-@attrs.frozen(kw_only=True)
-class Claim:
-    """What is to be decided under a profile, which may be nothing.
-
-    Attributes:
-        delta_bpb: The predicted change; None when nothing is predicted here.
-        within: For a claim of equivalence.
-        why_none: Why nothing is predicted, for the reader of a verdict.
-    """
-
-    delta_bpb: float | None = None
-    within: float | None = None
-    why_none: str = attrs.field(default="", eq=False)
-
-    @property
-    def text(self) -> str:
-        """The claim in one word, by which verdicts are found again."""
-        if self.delta_bpb is None:
-            return "none"
-        if self.delta_bpb == 0:
-            return f"0±{self.within:g}"
-        return f"{self.delta_bpb:+g}"
-
-
-def claim_under(expect: Expect | None, profile: Profile) -> Claim:
-    """Return what *expect* claims under *profile*."""
-    if expect is None:
-        return Claim(why_none="The spec predicts nothing.")
-    if expect.on != profile.name:
-        return Claim(
-            why_none=f"The prediction speaks of {expect.on}; this is {profile.name}."
-        )
-    return Claim(delta_bpb=float(expect.delta_bpb), within=expect.within)
-
-
-@attrs.frozen(kw_only=True)
-class Verdict:
-    """A decision about a mutant and a claim, with what it rests on.
-
-    Attributes:
-        mutant: Digest of the mutant.
-        claim: `Claim.text`.
-        attempt: 0, then one more for each test on fresh seeds.
-        word: supported, refuted, inconclusive, invalid, crashed or measured.
-        reason: One sentence.
-        delta_bpb: Measured change, None for invalid and crashed, as are its ends.
-        lower_bpb: Lower end of the interval.
-        upper_bpb: Upper end of the interval.
-        predicted_bpb: The predicted change, None when nothing is predicted here.
-        size_held: Whether the interval holds it.
-        replication: The chance that a repetition is supported too.
-        noise_sd: Seed sd that was used, with its degrees of freedom.
-        noise_df: They.
-        looks: Candidate runs that the plan allowed; it may decide before.
-        candidates: Runs of the mutant.
-        bases: Runs of the base.
-        seconds: Wall-clock time of the runs of the mutant.
-        runs: All runs, by name.
-    """
-
-    mutant: str
-    claim: str
-    attempt: int
-    word: str
-    reason: str
-    delta_bpb: float | None = None
-    lower_bpb: float | None = None
-    upper_bpb: float | None = None
-    predicted_bpb: float | None = None
-    size_held: bool | None = None
-    replication: float | None = None
-    noise_sd: float
-    noise_df: float
-    looks: int
-    candidates: int
-    bases: int
-    seconds: float
-    runs: tuple[str, ...]
-
-
-@attrs.define
-class Known:
-    """All trials of a context, stored ones and those of this session.
-
-    Attributes:
-        base: Digest of the base.
-        prior: The seed's noise before any run.
-        outcomes: Oldest first.
-        lost: Trials of this session that are nobody's verdict: killed, failed by the
-            machine, or of the base without a number.  Earlier sessions' do not count.
-    """
-
-    base: str
-    prior: Noise
-    outcomes: list[Outcome] = attrs.field(factory=list)
-    lost: list[Outcome] = attrs.field(factory=list)
-
-    def add(self, outcome: Outcome) -> None:
-        """Take in a trial that has just ended."""
-        broken = outcome.mutant == self.base and outcome.val_bpb is None
-        if broken or outcome.status in ("killed", "infrastructure"):
-            self.lost.append(outcome)
-        else:
-            self.outcomes.append(outcome)
-
-    def of(self, mutant: str, seed: int) -> list[Outcome]:
-        """Return the trials of one mutant with one seed that count."""
-        return [o for o in self.outcomes if (o.mutant, o.seed) == (mutant, seed)]
-
-    def noise(self) -> Noise:
-        """Return the seed's noise, from every mutant of the context."""
-        groups: dict[str, dict[int, float]] = defaultdict(dict)
-        for outcome in self.outcomes:
-            if outcome.val_bpb is not None:
-                groups[outcome.mutant].setdefault(outcome.seed, outcome.val_bpb)
-        return pool([tuple(seeds.values()) for seeds in groups.values()], self.prior)
-
-    def bases(self) -> list[Outcome]:
-        """Return the latest finished runs of the base."""
-        finished = [
-            o for o in self.outcomes if o.mutant == self.base and o.val_bpb is not None
-        ]
-        return finished[-LATEST_BASES:]
 
 
 @attrs.frozen(kw_only=True)
@@ -188,7 +47,9 @@ class Plan:
         mutant: Digest of the mutant.
         base: Digest of the base.
         claim: What is to be decided.
-        looks: Candidate runs at most.
+        looks: Of the design: its boundaries are those of so many candidate runs.
+        allowed: Candidate runs that this session may use; fewer only pause the design,
+            since a design that is chosen while looking has no error rate.
         attempt: Chooses the seeds.
     """
 
@@ -196,6 +57,7 @@ class Plan:
     base: str
     claim: Claim
     looks: int
+    allowed: int
     attempt: int = 0
 
     def seed(self, look: int) -> int:
@@ -205,7 +67,7 @@ class Plan:
     def advance(self, known: Known) -> Need | Verdict | Lost:
         """Return the next trial, or the verdict if there is nothing more to run."""
         candidates: list[Outcome] = []
-        for look in range(1, self.looks + 1):
+        for look in range(1, self.allowed + 1):
             for mutant in (self.base, self.mutant):
                 seen = self._look(known, mutant, self.seed(look))
                 if isinstance(seen, Need | Lost):
@@ -269,11 +131,14 @@ class Plan:
             looks=self.looks,
         )
         word, reason = decision.word, decision.reason
-        if word is None and len(candidates) < self.looks:
+        if word is None and len(candidates) < self.allowed:
             return None
         if word is None:
             word = "measured"
-            reason = self.claim.why_none or "One seed is never enough for a word."
+            reason = self.claim.why_none or (
+                f"Undecided after look {len(candidates)} of {self.looks}: "
+                f"--seeds {self.looks} goes on."
+            )
         return self._verdict(
             known,
             word=word,
@@ -321,48 +186,100 @@ def _bpb(outcomes: Iterable[Outcome]) -> list[float]:
     return [outcome.val_bpb for outcome in outcomes if outcome.val_bpb is not None]
 
 
-def past_verdict(
-    verdicts: Iterable[Verdict], mutant: str, claim: Claim, looks: int
-) -> Verdict | None:
-    """Return the verdict that already answers the question, if there is one.
+def base_due(known: Known, now: datetime) -> Need | None:
+    """Return the base run that is due before the next candidate, if one is.
 
-    One that was not decided is taken up again when more seeds are allowed.
+    The machine drifts, and base runs that are all old would blame the candidates.
+
+    Args:
+        known: All trials of the context.
+        now: UTC.
+    """
+    finished = [o for o in known.outcomes if o.val_bpb is not None]
+    last = max(
+        (i for i, o in enumerate(finished) if o.mutant == known.base), default=None
+    )
+    if last is None:
+        return None  # the plans themselves ask for it
+    began = finished[last].started_at
+    is_old = began is not None and now.replace(tzinfo=None) - began > BASE_LASTS
+    if len(finished) - 1 - last < CANDIDATES_A_BASE and not is_old:
+        return None
+    used = {o.seed for o in known.outcomes if o.mutant == known.base}
+    seed = next(seed for seed in range(len(used) + 1) if seed not in used)
+    lost = [o for o in known.lost if (o.mutant, o.seed) == (known.base, seed)]
+    if len(lost) > RETRIES:
+        return None
+    return Need(mutant=known.base, seed=seed)
+
+
+def past_verdict(verdicts: Iterable[Verdict], plan: Plan) -> Verdict | None:
+    """Return the verdict that already answers what *plan* asks, if there is one.
 
     Args:
         verdicts: Oldest first.
-        mutant: Digest of the mutant.
-        claim: What is to be decided.
-        looks: Candidate runs that are allowed now.
+        plan: Of any attempt.
     """
-    ours = [v for v in verdicts if (v.mutant, v.claim) == (mutant, claim.text)]
+    ours = [
+        v for v in verdicts if (v.mutant, v.claim) == (plan.mutant, plan.claim.text)
+    ]
     if not ours:
         return None
     latest = sorted(ours, key=lambda verdict: verdict.attempt)[-1]  # and last decided
-    decided = latest.word in FINAL or latest.looks >= looks
-    return latest if decided else None
+    if latest.word in FINAL:
+        return latest
+    if plan.claim.delta_bpb is not None and latest.looks < plan.looks:
+        return None  # a larger design was asked for
+    gave_up = latest.word == "inconclusive"
+    return latest if gave_up or latest.candidates >= plan.allowed else None
 
 
 def next_attempt(
-    verdicts: Iterable[Verdict], mutant: str, claim: Claim, *, rerun: bool
+    verdicts: Iterable[Verdict],
+    outcomes: Iterable[Outcome],
+    plan: Plan,
+    *,
+    rerun: bool,
 ) -> int:
-    """Return the attempt that a new plan belongs to.
+    """Return the attempt that *plan* belongs to.
 
-    A repetition is tested on fresh seeds; so is a prediction that was made, or changed,
-    after runs of the mutant had been seen.
+    Fresh seeds are for a repetition, for a design that is larger than the one that was
+    decided, and for a prediction that was made, or changed, after runs of the mutant
+    had been seen.
+
+    Args:
+        verdicts: Of the context.
+        outcomes: Of the context.
+        plan: Of any attempt.
+        rerun: Whether what is decided is to be repeated.
     """
-    ours = [verdict for verdict in verdicts if verdict.mutant == mutant]
-    seen = max((verdict.attempt for verdict in ours), default=-1)
-    again = [verdict.attempt for verdict in ours if verdict.claim == claim.text]
-    if again and not rerun:
-        return max(again)
-    return seen + 1
+    decided = [verdict for verdict in verdicts if verdict.mutant == plan.mutant]
+    ran = [outcome for outcome in outcomes if outcome.mutant == plan.mutant]
+    ours = [verdict for verdict in decided if verdict.claim == plan.claim.text]
+    latest = max((verdict.attempt for verdict in ours), default=-1)
+    under_way = max((o.attempt for o in ran if o.claim == plan.claim.text), default=-1)
+    if under_way > latest:
+        return under_way
+    is_larger = plan.claim.delta_bpb is not None and any(
+        verdict.attempt == latest and verdict.looks < plan.looks for verdict in ours
+    )
+    if ours and not rerun and not is_larger:
+        return latest
+    seen = [verdict.attempt for verdict in decided] + [o.attempt for o in ran]
+    return max(seen, default=-1) + 1
 
 
-def underpowered(claim: Claim, looks: int, noise: Noise) -> str | None:
+def underpowered(plan: Plan, noise: Noise, trial_seconds: float) -> str | None:
     """Return why a plan cannot show what it claims, None if it can.
 
     Stated before anything runs: the chance of ``supported`` if the claim is true.
+
+    Args:
+        plan: With its claim.
+        noise: The seed's noise in the context.
+        trial_seconds: What a run costs.
     """
+    claim, looks = plan.claim, plan.looks
     if claim.delta_bpb is None or looks < 2:
         return None
     chance = power(claim.delta_bpb, noise, looks, within=claim.within)
@@ -372,12 +289,15 @@ def underpowered(claim: Claim, looks: int, noise: Noise) -> str | None:
         claim.delta_bpb, noise, POWER, at_most=MOST_SEEDS, within=claim.within
     )
     larger = "claim a wider equivalence" if claim.within else "predict something larger"
-    advice = (
-        f"needs more than {MOST_SEEDS} seeds: say how many with --seeds, or {larger}"
-        if needed is None
-        else f"needs about {needed} seeds: --seeds {needed}, or {larger}"
-    )
+    if needed is None:
+        advice = f"needs more than {MOST_SEEDS} seeds: say how many with --seeds"
+    else:
+        minutes = needed * trial_seconds / 60
+        advice = (
+            f"needs about {needed} seeds: --seeds {needed} ({minutes:.0f} min for the "
+            "candidate, as many for the base)"
+        )
     return (
         f"{looks} seeds would show {claim.text} with a chance of {chance:.0%} "
-        f"(noise sd {noise.sd:.4f}): {advice}."
+        f"(noise sd {noise.sd:.4f}): {advice}, or {larger}."
     )

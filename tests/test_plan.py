@@ -1,24 +1,28 @@
 import math
 import random
+from datetime import datetime
 
 import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.plan import (
-    CRASHES,
+from core.evidence import (
     LATEST_BASES,
-    RETRIES,
     SEEDS_AN_ATTEMPT,
     Claim,
     Known,
-    Lost,
-    Need,
     Outcome,
-    Plan,
     Verdict,
     claim_under,
+)
+from core.plan import (
+    CRASHES,
+    RETRIES,
+    Lost,
+    Need,
+    Plan,
+    base_due,
     next_attempt,
     past_verdict,
     underpowered,
@@ -37,8 +41,15 @@ def unknown(df=math.inf):
     return Known(base=BASE, prior=Noise(sd=SD, df=df))
 
 
-def a_plan(claim=BETTER, looks=6, **fields):
-    return Plan(mutant=MUTANT, base=BASE, claim=claim, looks=looks, **fields)
+def a_plan(claim=BETTER, looks=6, *, mutant=MUTANT, allowed=None, **fields):
+    return Plan(
+        mutant=mutant,
+        base=BASE,
+        claim=claim,
+        looks=looks,
+        allowed=allowed or looks,
+        **fields,
+    )
 
 
 def ended(mutant, seed, val_bpb=None, **fields):
@@ -182,12 +193,12 @@ def test_equivalence_is_decided_at_the_last_look_only(effect, word):
 def test_a_plan_of_one_seed_is_measured_without_a_word_and_goes_on_later():
     known = unknown()
 
-    verdict, _ = carried_out(a_plan(looks=1), known, effect=-0.01)
-    later, asked = carried_out(a_plan(looks=6), known, effect=-0.01)
+    verdict, _ = carried_out(a_plan(allowed=1), known, effect=-0.01)
+    later, asked = carried_out(a_plan(), known, effect=-0.01)
 
     assert (verdict.word, verdict.reason) == (
         "measured",
-        "One seed is never enough for a word.",
+        "Undecided after look 1 of 6: --seeds 6 goes on.",
     )
     assert verdict.predicted_bpb == -0.01
     assert (later.word, asked) == ("supported", [(BASE, 1), (MUTANT, 1)])
@@ -445,45 +456,45 @@ def decided(
 def test_what_is_decided_is_reported_and_not_run_again(word):
     past = decided(word, candidates=2)
 
-    assert past_verdict([past], MUTANT, BETTER, 6) is past
-    assert past_verdict([past], MUTANT, BETTER, 60) is past
+    assert past_verdict([past], a_plan(BETTER, looks=6)) is past
+    assert past_verdict([past], a_plan(BETTER, looks=60)) is past
 
 
 @pytest.mark.parametrize("word", ["inconclusive", "measured"])
 def test_what_was_not_decided_goes_on_when_more_seeds_are_allowed(word):
     past = decided(word, candidates=6)
 
-    assert past_verdict([past], MUTANT, BETTER, 6) is past
-    assert past_verdict([past], MUTANT, BETTER, 12) is None
-    assert next_attempt([past], MUTANT, BETTER, rerun=False) == 0
+    assert past_verdict([past], a_plan(BETTER, looks=6)) is past
+    assert past_verdict([past], a_plan(BETTER, looks=12)) is None
+    assert next_attempt([past], [], a_plan(BETTER), rerun=False) == 0
 
 
 def test_a_plan_that_gave_up_early_is_not_taken_up_again_by_itself():
     past = decided("inconclusive", candidates=2, looks=6)
 
-    assert past_verdict([past], MUTANT, BETTER, 6) is past
-    assert past_verdict([past], MUTANT, BETTER, 7) is None
+    assert past_verdict([past], a_plan(BETTER, looks=6)) is past
+    assert past_verdict([past], a_plan(BETTER, looks=7)) is None
 
 
 def test_the_answer_of_a_plan_that_went_on_is_its_last():
     went_on = [decided("inconclusive"), decided("supported", candidates=9, looks=12)]
 
-    assert past_verdict(went_on, MUTANT, BETTER, 12) is went_on[1]
-    assert past_verdict(went_on, MUTANT, BETTER, 6) is went_on[1]
+    assert past_verdict(went_on, a_plan(BETTER, looks=12)) is went_on[1]
+    assert past_verdict(went_on, a_plan(BETTER, looks=6)) is went_on[1]
 
 
 def test_the_latest_attempt_answers():
     attempts = [decided("refuted", attempt=1), decided("supported", attempt=0)]
 
-    assert past_verdict(attempts, MUTANT, BETTER, 6) is attempts[0]
+    assert past_verdict(attempts, a_plan(BETTER, looks=6)) is attempts[0]
 
 
 def test_verdicts_on_another_mutant_or_claim_answer_nothing():
     past = [decided(), decided(claim="none", attempt=1)]
 
-    assert past_verdict(past, OTHER, BETTER, 6) is None
-    assert past_verdict(past, MUTANT, Claim(delta_bpb=-0.02), 6) is None
-    assert past_verdict([], MUTANT, BETTER, 6) is None
+    assert past_verdict(past, a_plan(BETTER, looks=6, mutant=OTHER)) is None
+    assert past_verdict(past, a_plan(Claim(delta_bpb=-0.02), looks=6)) is None
+    assert past_verdict([], a_plan(BETTER, looks=6)) is None
 
 
 def test_a_claim_in_other_words_keeps_its_verdict():
@@ -492,29 +503,83 @@ def test_a_claim_in_other_words_keeps_its_verdict():
     unpredicted = claim_under(Expect(delta_bpb=-0.01), CPU)
     measured = decided("measured", claim="none")
 
-    assert past_verdict([decided()], MUTANT, said_otherwise, 6) == decided()
-    assert past_verdict([measured], MUTANT, unpredicted, 6) is measured
-    assert past_verdict([measured], MUTANT, claim_under(None, GPU), 6) is measured
+    assert past_verdict([decided()], a_plan(said_otherwise, looks=6)) == decided()
+    assert past_verdict([measured], a_plan(unpredicted, looks=6)) is measured
+    assert past_verdict([measured], a_plan(claim_under(None, GPU))) is measured
 
 
 def test_the_first_plan_of_a_mutant_is_attempt_zero():
     others = [attrs.evolve(decided(attempt=4), mutant=OTHER)]
 
-    assert next_attempt(others, MUTANT, BETTER, rerun=False) == 0
-    assert next_attempt([], MUTANT, BETTER, rerun=True) == 0
+    assert next_attempt(others, [], a_plan(BETTER), rerun=False) == 0
+    assert next_attempt([], [], a_plan(BETTER), rerun=True) == 0
 
 
 def test_a_rerun_is_on_fresh_seeds():
     past = [decided(attempt=0), decided(attempt=1)]
 
-    assert next_attempt(past, MUTANT, BETTER, rerun=True) == 2
+    assert next_attempt(past, [], a_plan(BETTER), rerun=True) == 2
 
 
 @pytest.mark.parametrize("seen", ["none", "-0.02", "0±0.001"])
 def test_a_prediction_made_after_runs_were_judged_is_tested_on_fresh_seeds(seen):
     past = [decided("measured", claim=seen)]
 
-    assert next_attempt(past, MUTANT, BETTER, rerun=False) == 1
+    assert next_attempt(past, [], a_plan(BETTER), rerun=False) == 1
+
+
+def test_a_prediction_made_after_runs_were_seen_is_tested_on_fresh_seeds():
+    # Interrupted: there is no verdict yet, but anybody could look at the run.
+    seen = [ended(MUTANT, 0, 0.98, claim="none")]
+
+    assert next_attempt([], seen, a_plan(BETTER), rerun=False) == 1
+    assert next_attempt([], seen, a_plan(Claim()), rerun=False) == 0
+
+
+def test_a_larger_design_is_a_new_test_and_fewer_seeds_only_pause_one():
+    past = [decided("inconclusive", looks=6)]
+
+    assert next_attempt(past, [], a_plan(looks=12), rerun=False) == 1
+    assert next_attempt(past, [], a_plan(looks=6, allowed=2), rerun=False) == 0
+
+
+def test_a_rerun_that_was_interrupted_goes_on():
+    past, runs = [decided()], [ended(MUTANT, 1000, 0.98, claim=BETTER.text)]
+
+    assert next_attempt(past, runs, a_plan(BETTER), rerun=True) == 1
+
+
+# The base in between
+
+
+def test_a_base_run_is_due_after_six_candidates():
+    known = knowing([ended(BASE, 0, 1.0), *(ended(OTHER, n, 1.0) for n in range(5))])
+
+    before = base_due(known, datetime(2026, 1, 1))
+    known.add(ended(MUTANT, 0, 1.0))
+    after = base_due(known, datetime(2026, 1, 1))
+
+    assert before is None
+    assert after == Need(mutant=BASE, seed=1)
+
+
+def test_a_base_run_of_yesterday_is_too_old_to_compare_with():
+    known = knowing([ended(BASE, 0, 1.0, started_at=datetime(2026, 1, 1))])
+
+    assert base_due(known, datetime(2026, 1, 1, 1)) is None
+    assert base_due(known, datetime(2026, 1, 2)) == Need(mutant=BASE, seed=1)
+
+
+def test_before_the_first_base_run_the_plans_ask_for_it_themselves():
+    assert base_due(unknown(), datetime(2026, 1, 1)) is None
+
+
+def test_a_base_run_that_is_lost_again_and_again_is_not_waited_for():
+    known = knowing([ended(BASE, 0, 1.0, started_at=datetime(2026, 1, 1))])
+    for _ in range(3):
+        known.add(ended(BASE, 1, status="killed"))
+
+    assert base_due(known, datetime(2026, 1, 2)) is None
 
 
 def test_a_prediction_that_comes_back_goes_on_where_it_was():
@@ -523,14 +588,14 @@ def test_a_prediction_that_comes_back_goes_on_where_it_was():
         decided("refuted", attempt=1, claim="-0.02"),
     ]
 
-    assert next_attempt(past, MUTANT, BETTER, rerun=False) == 0
+    assert next_attempt(past, [], a_plan(BETTER), rerun=False) == 0
 
 
 def test_a_rerun_uses_none_of_the_candidate_runs_that_decided_before():
     known = unknown()
     first, _ = carried_out(a_plan(), known, effect=-0.01)
 
-    attempt = next_attempt([first], MUTANT, BETTER, rerun=True)
+    attempt = next_attempt([first], [], a_plan(BETTER), rerun=True)
     again, asked = carried_out(a_plan(attempt=attempt), known, effect=-0.01)
 
     assert {seed for _, seed in asked} == {1000, 1001}
@@ -548,7 +613,8 @@ def test_a_rerun_uses_none_of_the_candidate_runs_that_decided_before():
             Claim(delta_bpb=-0.002),
             6,
             "6 seeds would show -0.002 with a chance of 8% (noise sd 0.0018): needs "
-            "about 22 seeds: --seeds 22, or predict something larger.",
+            "about 22 seeds: --seeds 22 (132 min for the candidate, as many for the "
+            "base), or predict something larger.",
         ),
         (
             Claim(delta_bpb=-0.0001),
@@ -561,12 +627,15 @@ def test_a_rerun_uses_none_of_the_candidate_runs_that_decided_before():
             Claim(delta_bpb=0.0, within=0.002),
             4,
             "4 seeds would show 0±0.002 with a chance of 4% (noise sd 0.0018): needs "
-            "about 15 seeds: --seeds 15, or claim a wider equivalence.",
+            "about 15 seeds: --seeds 15 (90 min for the candidate, as many for the "
+            "base), or claim a wider equivalence.",
         ),
     ],
 )
 def test_a_plan_without_power_says_what_it_would_take(claim, looks, text):
-    assert underpowered(claim, looks, Noise(sd=0.0018, df=2.0)) == text
+    plan, noise = a_plan(claim, looks), Noise(sd=0.0018, df=2.0)
+
+    assert underpowered(plan, noise, trial_seconds=360.0) == text
 
 
 @pytest.mark.parametrize(
@@ -574,7 +643,9 @@ def test_a_plan_without_power_says_what_it_would_take(claim, looks, text):
     [(Claim(delta_bpb=-0.1), 6), (Claim(), 6), (Claim(delta_bpb=-1e-6), 1)],
 )
 def test_a_plan_with_power_or_without_a_test_is_not_stopped(claim, looks):
-    assert underpowered(claim, looks, Noise(sd=0.0018, df=2.0)) is None
+    plan, noise = a_plan(claim, looks), Noise(sd=0.0018, df=2.0)
+
+    assert underpowered(plan, noise, trial_seconds=360.0) is None
 
 
 # Whatever happens

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import StoreError
-from core.plan import Outcome, Verdict
+from core.evidence import Outcome, Verdict
 from core.store import ingestion as store
 from core.store.connection import Held, opened, past_words
 from core.store.history import History, read_history
@@ -119,6 +119,7 @@ def a_run(run, mutant="qk_norm", *, name=None, context="night", **said):
         "context": context,
         "mutant": mutant,
         "experiment": None if mutant == "base" else f"claim of {name or mutant}",
+        "claim": None if mutant == "base" else "-0.001",
         "seed": 0,
         "status": "finished",
         "crash": None,
@@ -863,6 +864,8 @@ def outcomes(draw):
         log_tail=tuple(draw(st.lists(texts, max_size=3))),
         val_bpb=draw(finite) if finished else None,
         wall_seconds=draw(st.floats(0, 1e6)),
+        claim=draw(st.none() | texts),
+        started_at=START,
     )
 
 
@@ -897,7 +900,11 @@ def test_the_history_that_is_read_is_the_one_that_was_recorded(
     journal = Journal(tmp_path_factory.mktemp("project") / "runs")
     ended = [attrs.evolve(outcome, run=f"r{n}") for n, outcome in enumerate(ended)]
     for outcome in ended:
-        row = {**attrs.asdict(outcome), "log_tail": list(outcome.log_tail)}
+        row = {
+            **attrs.asdict(outcome),
+            "log_tail": list(outcome.log_tail),
+            "started_at": START.isoformat(),
+        }
         keep(journal, a_run(**row))
     for n, verdict in enumerate(decided):
         row = {**attrs.asdict(verdict), "runs": list(verdict.runs)}

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from core.plan import Verdict
+from core.evidence import Verdict
 from core.report.table import WIDTH, Row, line, measured, predicted, table
 from core.spec import Expect
 

@@ -68,12 +68,16 @@ class Child:
         inherited: Sequence[int] = (),
     ) -> Self:
         """Start ``python -m module EVENTS_FD COMMANDS_FD arguments`` in *folder*."""
-        events, events_child = os.pipe()
-        commands_child, commands = os.pipe()
-        report, report_warden = os.pipe()
-        passed = (events_child, commands_child, *inherited)
         python = [sys.executable, "-P", "-X", "faulthandler", "-m"]
-        with log.open("ab") as output:
+        with (
+            contextlib.ExitStack() as ours,
+            contextlib.ExitStack() as theirs,
+            log.open("ab") as output,
+        ):
+            events, events_child = _pipe(ours, theirs)
+            commands_child, commands = _pipe(theirs, ours)
+            report, report_warden = _pipe(ours, theirs)
+            passed = (events_child, commands_child, *inherited)
             warden = subprocess.Popen(
                 [
                     *python,
@@ -94,8 +98,7 @@ class Child:
                 pass_fds=(*passed, report_warden),
                 start_new_session=True,
             )
-        for fd in (events_child, commands_child, report_warden):
-            os.close(fd)
+            ours.pop_all()  # they are the Child's now
         return cls(name, Reader(events), Reader(report), warden, commands)
 
     def send(self, message: dict[str, Any]) -> None:
@@ -169,3 +172,11 @@ class Child:
             os.close(fd)
         self.closed = True
         return result
+
+
+def _pipe(reads: contextlib.ExitStack, writes: contextlib.ExitStack) -> tuple[int, int]:
+    """Make a pipe whose ends are closed with the stack of whoever uses them."""
+    reading, writing = os.pipe()
+    reads.callback(os.close, reading)
+    writes.callback(os.close, writing)
+    return reading, writing

@@ -58,8 +58,9 @@ def run_trial(
     watch = Watch(profile=trial.profile, stop_fd=stop_fd, show=show)
     try:
         return _Running(trial, folder, compile_cache, watch).run()
-    finally:
+    except BaseException:  # whatever it is, no child may outlive it
         watch.end()
+        raise
 
 
 @attrs.define(eq=False)
@@ -86,7 +87,12 @@ class _Running:
             status, crash, message = failed.status, failed.crash, failed.message
         except (OSError, Unkillable) as error:
             status, message = Status.INFRASTRUCTURE, f"{type(error).__name__}: {error}."
-        resident_mib, left_behind = self.watch.end()
+        resident_mib, left_behind = None, 0
+        try:
+            resident_mib, left_behind = self.watch.end()
+        except Unkillable as error:
+            status, crash, score = Status.INFRASTRUCTURE, None, None
+            message = f"{error}."
         return Result(
             status=status,
             crash=crash,
@@ -252,12 +258,18 @@ def _pipes(
         The pipe of questions, the pipe of answers, and the memory that holds the ids of
         a question (uint16) and the logits of its answer (float32).
     """
-    asks, answers = os.pipe(), os.pipe()
-    memory = allocate(
-        settings["scored_rows"], settings["sequence_len"], settings["vocab_size"]
-    )
+    opened: list[int] = []
     try:
-        yield asks, answers, memory
+        opened += os.pipe()
+        opened += os.pipe()
+        opened.append(
+            allocate(
+                settings["scored_rows"],
+                settings["sequence_len"],
+                settings["vocab_size"],
+            )
+        )
+        yield (opened[0], opened[1]), (opened[2], opened[3]), opened[4]
     finally:
-        for fd in (*asks, *answers, memory):
+        for fd in opened:
             os.close(fd)

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     for fd in inherited:
         os.close(fd)
     write(report_fd, {"pid": child.pid})
-    ended = _supervise(child)
+    _supervise(child)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     returncode = child.wait()
@@ -63,26 +63,22 @@ def main(argv: list[str]) -> None:
             report_fd,
             {
                 "returncode": returncode,
-                "ended_by_us": ended,
                 "left_behind": left_behind,
                 "peak_mib": usage.ru_maxrss / 1024,
-                "cpu_seconds": usage.ru_utime + usage.ru_stime,
             },
         )
 
 
-def _supervise(child: subprocess.Popen[bytes]) -> bool:
-    """Wait until the child ends; return whether it has to be ended instead."""
+def _supervise(child: subprocess.Popen[bytes]) -> None:
+    """Wait until the child ends, or has to be ended."""
     exited = os.pidfd_open(child.pid)
     poll = select.poll()
     poll.register(exited, select.POLLIN)
     poll.register(0, select.POLLIN)
     while True:
         ready = {fd for fd, _ in poll.poll()}
-        if exited in ready:
-            return False
-        if not os.read(0, 4096):
-            return True
+        if exited in ready or not os.read(0, 4096):
+            return
         child.send_signal(signal.SIGUSR1)
         poll.unregister(0)
         poll.poll(DUMP_SECONDS * 1000)

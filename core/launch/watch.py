@@ -7,17 +7,19 @@ import signal
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
 
 from core.channel import BadLine
 from core.launch import Crash, Status, Step
-from core.launch.child import Child
+from core.launch.child import Child, Unkillable
 from core.launch.clock import Clock
 from core.launch.log import escaped
 from core.profile import Profile
 
+VMSTAT = Path("/proc/vmstat")
 HANG_STEPS = 20  # a step that takes twenty times the median hangs, however slow it is
 WALL_FACTOR = 10  # wall-clock seconds that a second of the budget may take
 MAX_TOKENS = 2**53  # a child can claim anything, and a column holds 63 bits
@@ -38,6 +40,12 @@ class Failed(Exception):
         self.status = status
         self.message = message
         self.crash = crash
+
+
+def kernel_oom_kills() -> int:
+    """Return how many processes this machine's kernel has killed for want of memory."""
+    counters = dict(line.split() for line in VMSTAT.read_text().splitlines())
+    return int(counters.get("oom_kill", 0))
 
 
 @attrs.frozen(kw_only=True)
@@ -121,6 +129,7 @@ class Watch:
     phase: str = "start"
     phase_seconds: dict[str, float] = attrs.field(factory=dict)
     budget: Budget | None = None
+    _oom_kills: int = attrs.field(factory=kernel_oom_kills)
     _phase_began: float = attrs.field(factory=time.monotonic)
     _last_sign: float = attrs.field(factory=time.monotonic)
 
@@ -283,6 +292,10 @@ class Watch:
     def died(self, name: str) -> Failed:
         """Return the failure of a child that ended before its work was done."""
         code = self.children[name].exit().returncode
+        if code == -signal.SIGKILL and kernel_oom_kills() > self._oom_kills:
+            return self.blame(
+                name, f"the kernel killed the {name} for want of memory.", Crash.OOM
+            )
         if code is None or code in (-signal.SIGKILL, -signal.SIGTERM):
             by = "with its warden" if code is None else signal.Signals(-code).name
             return Failed(
@@ -301,11 +314,21 @@ class Watch:
         return Failed(Status.CRASHED, message, crash)
 
     def end(self) -> tuple[float | None, int]:
-        """End every child; return the trainer's peak MiB and what was left behind."""
-        peak_mib, left_behind = None, 0
+        """End every child; return the trainer's peak MiB and what was left behind.
+
+        Raises:
+            Unkillable: One could not be ended; all others were.
+        """
+        peak_mib, left_behind, unkillable = None, 0, None
         for child in self.children.values():
-            ended = child.end()
+            try:
+                ended = child.end()
+            except Unkillable as error:
+                unkillable = error
+                continue
             left_behind += ended.left_behind
             if child.name == "trainer":
                 peak_mib = ended.peak_mib
+        if unkillable is not None:
+            raise unkillable
         return peak_mib, left_behind

@@ -23,39 +23,57 @@ def pytest_addoption(
 
     This hook runs while the root conftest.py is being loaded, which is before the ones
     of the folders below it.
+
+    Raises:
+        UsageError: There is a conftest.py under specs/.
     """
     add_options(parser)
-    for plugin in pluginmanager.get_plugins():
-        if (
-            isinstance(plugin, ModuleType)
-            and Path(plugin.__file__ or "").name == "conftest.py"
-        ):
-            specs = Path(plugin.__file__ or "").parent / SPECS
-            for found in sorted(specs.rglob("conftest.py")):
-                raise pytest.UsageError(
-                    f"{found} is code, and what is under {SPECS}/ is never executed.\n\n"
-                    "hint: move it to the conftest.py beside specs/, or remove it."
-                )
+    for project in _projects(pluginmanager):
+        for found in sorted((project / SPECS).rglob("conftest.py")):
+            raise pytest.UsageError(
+                f"{found} is code, and what is under {SPECS}/ is never executed.\n\n"
+                "hint: move it to the conftest.py beside specs/, or remove it."
+            )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse xdist for experiments, and start the session's own plugin.
+    """Refuse what would collect specs in another way; start the session's own plugin.
 
     Raises:
-        UsageError: ``-n`` together with ``specs/``.
+        UsageError: pytest's root is not the project, or ``-n`` goes with ``specs/``.
     """
-    specs = config.rootpath / SPECS
-    if getattr(config.option, "numprocesses", None) and any(
+    for project in _projects(config.pluginmanager):
+        if (project / SPECS).is_dir() and config.rootpath != project:
+            raise pytest.UsageError(
+                f"pytest's root is {config.rootpath}, and the project is {project}: "
+                "its specs would be collected as something else.\n\n"
+                "hint: keep pytest.ini or pyproject.toml beside conftest.py and none "
+                "below specs/, and leave --rootdir out."
+            )
+    specs = (config.rootpath / SPECS).resolve()
+    option = config.option
+    if getattr(option, "dist", "no") != "no" and any(
         specs.is_relative_to(path) or path.is_relative_to(specs)
         for path in _argument_paths(config)
     ):
         raise pytest.UsageError(
-            f"-n {config.option.numprocesses}: experiments run one a device, and xdist's "
-            "workers would share it.\n\n"
-            "hint: leave -n out; deltaspec itself runs one trial on each GPU."
+            f"{'-n ' + str(option.numprocesses) if option.numprocesses else '--dist'}: "
+            "experiments run one a device, and xdist's workers would share it.\n\n"
+            "hint: leave it out; deltaspec itself runs one trial on each GPU."
         )
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Session(config), PLUGIN_NAME)
+
+
+def _projects(pluginmanager: pytest.PytestPluginManager) -> list[Path]:
+    """Return the folders of the conftest.py files that load this plugin."""
+    return [
+        Path(plugin.__file__ or "").parent
+        for plugin in pluginmanager.get_plugins()
+        if isinstance(plugin, ModuleType)
+        and Path(plugin.__file__ or "").name == "conftest.py"
+        and __name__ in getattr(plugin, "pytest_plugins", ())
+    ]
 
 
 def _argument_paths(config: pytest.Config) -> list[Path]:
@@ -104,13 +122,14 @@ def pytest_report_teststatus(
     if word is None:
         return None
     category = "failed" if report.outcome == "failed" else str(word)
-    letter = str(word)[0].upper() if category == "failed" else str(word)[0]
+    letter = "F" if category == "failed" else LETTERS.get(str(word), "?")
     markup = WORD_MARKUP.get(str(word), {})
     if config.get_verbosity() == 0:  # the session itself writes a line a verdict
         return category, "", (str(word).upper(), markup) if category == "failed" else ""
     return category, letter, (str(word).upper(), markup)
 
 
+LETTERS = {"supported": "+", "refuted": "-", "measured": "."}
 WORD_MARKUP = {
     "supported": {"green": True},
     "refuted": {"yellow": True},

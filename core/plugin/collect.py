@@ -95,7 +95,7 @@ class Experiment(pytest.Item):
 def _change(change: Any) -> str:
     if change.kind == "constant" and change.edit == "changed":
         return f"{change.symbol}: {change.old} → {change.new}"
-    mark = {"added": "+", "changed": "~", "removed": "-"}[change.edit]
+    mark = {"added": "+", "changed": "~", "removed": "-", "moved": "↕"}[change.edit]
     return f"{mark}{change.symbol}"
 
 

@@ -1,4 +1,4 @@
-"""What each device is doing now, on a terminal; one line a phase elsewhere."""
+"""What each device is doing now, on a terminal; elsewhere the preparation's seconds."""
 
 import threading
 import time

@@ -1,16 +1,18 @@
 """One session a project, and one a device: two on one would falsify both."""
 
 import contextlib
-import json
 import os
+import socket
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 import filelock
-import platformdirs
 
 from core.errors import SessionError
 from core.profile import Device
+
+HINT = "wait until it has ended, or stop it."
 
 
 def locked(project: Path, devices: Sequence[Device]) -> contextlib.ExitStack:
@@ -19,31 +21,59 @@ def locked(project: Path, devices: Sequence[Device]) -> contextlib.ExitStack:
     A lock goes with its process, however that ends.
 
     Raises:
-        SessionError: Another session has one of them.
+        SessionError: Another session has one of them, or runs/ cannot be written.
     """
-    devices_folder = platformdirs.user_cache_path("deltaspec") / "locks"
     with contextlib.ExitStack() as stack:
-        _lock(stack, project / "runs" / ".lock", f"the project {project}")
+        _lock_project(stack, project)
         for device in devices:
-            _lock(
-                stack, devices_folder / f"{device.id}.lock", f"the device {device.id}"
-            )
+            _lock_device(stack, device)
         return stack.pop_all()
 
 
-def _lock(stack: contextlib.ExitStack, path: Path, what: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _lock_project(stack: contextlib.ExitStack, project: Path) -> None:
+    path = project / "runs" / ".lock"
     lock = filelock.FileLock(path)
-    owner = path.with_suffix(".owner.json")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            process = json.loads(owner.read_text())["pid"]
-            what += f" is used by another session (process {process})"
         raise SessionError(
-            f"{what}." if "used by" in what else f"{what} is used by another session.",
-            hint="wait until it has ended, or stop it.",
+            f"the project {project} is used by another session.", hint=HINT
+        ) from error
+    except OSError as error:
+        raise SessionError(
+            f"{path.parent} cannot be written: {error.strerror}.",
+            hint="make it a folder that you can write to: each trial is kept there.",
         ) from error
     stack.callback(lock.release)
-    owner.write_text(json.dumps({"pid": os.getpid()}))
+
+
+def _lock_device(stack: contextlib.ExitStack, device: Device) -> None:
+    """Bind a name that the whole machine sees, whoever asks, and that needs no file.
+
+    Such a name (unix(7), abstract sockets) is free again when its process ends.
+    """
+    name = f"\0deltaspec/{device.id}"
+    mine = stack.enter_context(socket.socket(socket.AF_UNIX))
+    try:
+        mine.bind(name)
+    except OSError as error:
+        raise SessionError(
+            f"the device {device.id} is used by another session{_holder(name)}.",
+            hint=HINT,
+        ) from error
+    mine.listen()
+
+
+def _holder(name: str) -> str:
+    """Return which process holds *name*, if it still does."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        try:
+            asking.connect(name)
+        except OSError:
+            return ""
+        of_peer = asking.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+        )
+        pid, _, _ = struct.unpack("3i", of_peer)
+        return "" if pid == os.getpid() else f" (process {pid})"

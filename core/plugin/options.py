@@ -7,10 +7,16 @@ import platformdirs
 import pytest
 
 from core.errors import SessionError
-from core.profile import Device, Profile, choose
+from core.profile import PROFILES, Device, Profile, choose
 
 MODULE_INI = "deltaspec_module"
 TRAINING_MODULE = "core/training/train.py"
+
+
+def _each(field: str) -> str:
+    """Return a default as each profile has it."""
+    values = {name: getattr(profile, field) for name, profile in PROFILES.items()}
+    return ", ".join(f"{name}: {v}" for name, v in values.items() if v is not None)
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -18,25 +24,26 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("deltaspec", "experiments under specs/")
     group.addoption(
         "--profile",
-        choices=("gpu", "cpu"),
+        choices=tuple(PROFILES),
         help="gpu or cpu; gpu where a CUDA GPU is seen",
     )
     group.addoption(
         "--budget",
         type=float,
         metavar="SECONDS",
-        help="training time of a trial (gpu: 300, cpu: 5)",
+        help=f"training time of a trial ({_each('budget_seconds')})",
     )
     group.addoption(
         "--seeds",
         type=int,
         metavar="N",
-        help="seeds an experiment may use at most (gpu: 6, cpu: 2)",
+        help=f"seeds an experiment may use at most ({_each('looks')})",
     )
     group.addoption(
         "--data",
         metavar="PATH",
-        help="corpus: stdlib, or a file or folder of parquet or text (cpu: stdlib)",
+        help="corpus: stdlib, or a file or folder of parquet or text "
+        f"({_each('corpus')})",
     )
     group.addoption(
         "--rerun",
@@ -59,10 +66,10 @@ class Request:
     """What this session was asked to do.
 
     Attributes:
-        profile: With budget and looks as the options override them.
+        profile: With the budget as the option overrides it.
         devices: One trial at a time on each.
         reason: Why this profile, in a few words.
-        explicit_seeds: Whether ``--seeds`` was given.
+        seeds: ``--seeds``.
         corpus: ``--data``.
         rerun: ``--rerun``.
         strict: ``--strict-hypotheses``.
@@ -75,7 +82,7 @@ class Request:
     profile: Profile
     devices: tuple[Device, ...]
     reason: str
-    explicit_seeds: bool
+    seeds: int | None
     corpus: str | None
     rerun: bool
     strict: bool
@@ -103,6 +110,14 @@ def read_request(config: pytest.Config) -> Request:
             f"--seeds {seeds}: expected 1 to 64.",
             hint="give the number of seeds an experiment may use, as --seeds 4.",
         )
+    cache = platformdirs.user_cache_path("deltaspec").absolute()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SessionError(
+            f"the cache folder {cache} cannot be made: {error.strerror}.",
+            hint="set XDG_CACHE_HOME to a folder that you can write to.",
+        ) from error
     library = Path(__file__).parents[2]
     named = config.getini(MODULE_INI)
     module = config.rootpath / named if named else library / TRAINING_MODULE
@@ -112,19 +127,15 @@ def read_request(config: pytest.Config) -> Request:
             hint="name the training module relative to the project.",
         )
     return Request(
-        profile=attrs.evolve(
-            profile,
-            budget_seconds=budget or profile.budget_seconds,
-            looks=seeds or profile.looks,
-        ),
+        profile=attrs.evolve(profile, budget_seconds=budget or profile.budget_seconds),
         devices=devices,
         reason=reason,
-        explicit_seeds=seeds is not None,
+        seeds=seeds,
         corpus=config.option.data,
         rerun=config.option.rerun,
         strict=config.option.strict_hypotheses,
         project=config.rootpath,
         library=library,
         module=module,
-        cache=platformdirs.user_cache_path("deltaspec"),
+        cache=cache,
     )

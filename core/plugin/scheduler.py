@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 
 import attrs
 
-from core.errors import DeltaspecError, SessionError
+from core.errors import SessionError
+from core.evidence import Verdict
 from core.gates import Work
 from core.launch import Result
 from core.launch.watch import Progress, Stopped
 from core.pipeline import Lab
-from core.plan import Lost, Need, Plan, Verdict
+from core.plan import Lost, Need, Plan, base_due
 from core.profile import Device
 
 Watcher = Callable[[Device, str, Progress | None], None]
@@ -51,12 +52,14 @@ class Undecided:
         key: Whatever the caller knows it by.
         work: Case and mutant.
         plan: What it needs.
+        need: The trial that it waits for; None when it has to be asked.
         started: When its first trial of this session began; None before.
     """
 
     key: object
     work: Work
     plan: Plan
+    need: Need | None = None
     started: datetime | None = None
 
 
@@ -104,10 +107,15 @@ class Scheduler:
         """
         while True:
             for experiment in self.undecided:
+                # A look is read once, when its trial has ended: to read it again with
+                # every base run that comes in would be to test it again.
+                if experiment.need is not None:
+                    continue
                 step = experiment.plan.advance(self.lab.known)
                 if not isinstance(step, Need):
                     self.undecided.remove(experiment)
                     return self._decided(experiment, step)
+                experiment.need = step
             self._fill()
             self._take(self._ended.get())
 
@@ -153,10 +161,17 @@ class Scheduler:
         assert self.running, "nothing runs and nothing is decided"
 
     def _needs(self) -> Iterator[tuple[Need, Undecided]]:
+        """Yield the trials that are waited for and that nobody runs, most urgent first."""
         for experiment in self.undecided:
-            step = experiment.plan.advance(self.lab.known)
-            if isinstance(step, Need) and step not in self.running:
-                yield step, experiment
+            need = experiment.need
+            assert need is not None
+            if need in self.running:
+                continue
+            base = base_due(self.lab.known, datetime.now(UTC))
+            if base not in (None, *self.running) and need.mutant != base.mutant:
+                # The machine may not be what it was when the base was last measured.
+                yield base, experiment
+            yield need, experiment
 
     def _run(self, need: Need, work: Work | None, device: Device) -> None:
         """Run one trial in a device's thread; whatever happens, say so."""
@@ -173,7 +188,7 @@ class Scheduler:
             ended = attrs.evolve(ended, run=run, result=result, started=started)
         except Stopped:
             pass
-        except (OSError, DeltaspecError) as error:
+        except BaseException as error:  # raised again in the thread that waits for it
             ended = attrs.evolve(ended, error=error)
         finally:
             self.watch(device, label, None)
@@ -182,6 +197,9 @@ class Scheduler:
     def _take(self, ended: Ended) -> None:
         self.running.discard(ended.need)
         self._free.append(ended.device)
+        for experiment in self.undecided:
+            if experiment.need == ended.need:
+                experiment.need = None
         if isinstance(ended.error, OSError):
             raise _unkept(ended.error) from ended.error
         if ended.error is not None:

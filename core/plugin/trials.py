@@ -6,16 +6,14 @@ from typing import Any
 
 import attrs
 
+from core.evidence import Known, Verdict, claim_under
 from core.launch.log import escaped
 from core.mutate import Mutant
 from core.pipeline import PATIENCE_SECONDS, Lab, open_lab
 from core.plan import (
-    Known,
     Lost,
     Need,
     Plan,
-    Verdict,
-    claim_under,
     next_attempt,
     past_verdict,
     underpowered,
@@ -112,8 +110,10 @@ class Trials:
         if self.scheduler is not None:
             self.interrupted = bool(self.scheduler.undecided)
             self.scheduler.stop()
-        self.lab.insert(PATIENCE_SECONDS)
-        self.locks.close()
+        try:
+            self.lab.insert(PATIENCE_SECONDS)
+        finally:
+            self.locks.close()
 
     def _open_lab(self, base: Mutant) -> Lab:
         request = self.request
@@ -134,33 +134,41 @@ class Trials:
         self, items: list[Experiment]
     ) -> tuple[list[tuple[Experiment, Verdict]], list[Experiment], list[Undecided]]:
         """Return what is decided already, what is refused, and what is to run."""
-        request, known = self.request, self.lab.known
+        request, lab = self.request, self.lab
         stored, refused, planned = [], [], []
         for item in items:
             assert item.work is not None
-            digest = item.work.mutant.digest
-            claim = claim_under(item.case.expect, request.profile)
-            looks = request.profile.looks
-            past = past_verdict(self.lab.verdicts, digest, claim, looks)
+            plan = Plan(
+                mutant=item.work.mutant.digest,
+                base=lab.base.digest,
+                claim=claim_under(item.case.expect, request.profile),
+                looks=max(request.profile.looks, request.seeds or 0),
+                allowed=request.seeds or request.profile.looks,
+            )
+            past = past_verdict(lab.verdicts, plan)
             if past is not None and not request.rerun:
                 stored.append((item, past))
                 continue
-            if not request.explicit_seeds:
-                item.skip_reason = underpowered(claim, looks, known.noise()) or ""
-            if item.skip_reason:
+            weak = underpowered(plan, lab.known.noise(), self._trial_seconds())
+            if weak is not None and request.seeds is None:
+                item.skip_reason = weak
                 refused.append(item)
                 continue
-            plan = Plan(
-                mutant=digest,
-                base=self.lab.base.digest,
-                claim=claim,
-                looks=looks,
-                attempt=next_attempt(
-                    self.lab.verdicts, digest, claim, rerun=request.rerun
-                ),
+            attempt = next_attempt(
+                lab.verdicts, lab.known.outcomes, plan, rerun=request.rerun
             )
+            plan = attrs.evolve(plan, attempt=attempt)
             planned.append(Undecided(key=item, work=item.work, plan=plan))
         return stored, refused, planned
+
+    def _trial_seconds(self) -> float:
+        """Return how long a trial takes, by what finished ones of the context took."""
+        took = [
+            o.wall_seconds for o in self.lab.known.outcomes if o.val_bpb is not None
+        ]
+        profile = self.request.profile
+        expected = profile.budget_seconds + profile.overhead_seconds
+        return sum(took) / len(took) if took else expected
 
     def _end(self, decided: Decided) -> Ended:
         item = decided.key
@@ -190,7 +198,15 @@ class Trials:
         seconds: float = 0.0,
     ) -> Ended:
         row = Row(
-            id=item.case.id, expect=item.case.expect, verdict=verdict, stored=stored
+            id=item.case.id,
+            expect=item.case.expect,
+            verdict=verdict,
+            stored=stored,
+            earlier=tuple(
+                past.word
+                for past in self.lab.verdicts
+                if past.mutant == verdict.mutant and past.attempt < verdict.attempt
+            ),
         )
         self.rows.append(row)
         if self.terminal is not None and self.terminal.verbosity == 0:
@@ -224,27 +240,20 @@ class Trials:
         request, lab = self.request, self.lab
         profile, noise = request.profile, lab.known.noise()
         trials = _count_trials(planned, lab.known)
-        overhead = [
-            outcome.wall_seconds - profile.budget_seconds
-            for outcome in lab.known.outcomes
-            if outcome.val_bpb is not None
-        ]
-        each = profile.budget_seconds + (
-            sum(overhead) / len(overhead) if overhead else profile.overhead_seconds
-        )
-        seconds = trials * each / len(request.devices)
+        seconds = trials * self._trial_seconds() / len(request.devices)
         runs = sum(o.mutant == lab.base.digest for o in lab.known.outcomes)
         write = self.terminal.write_line
+        seeds = request.seeds or profile.looks
         self.terminal.ensure_newline()
         write(
             f"profile {profile.name} ({request.reason}): {profile.budget_seconds:g} s"
             f"{' of CPU time' if profile.clock == 'cpu' else ''} a trial, at most "
-            f"{profile.looks} seed{'s' * (profile.looks > 1)}"
+            f"{seeds} seed{'s' * (seeds > 1)}"
         )
         write(f"device  {len(request.devices)} × {request.devices[0].name}")
         write(
             f"context {lab.context.digest}, data {lab.data.fingerprint}, base "
-            f"{lab.base.digest[:12]} ({runs} runs known)"
+            f"{lab.base.digest[:12]} (run {runs} times)"
         )
         write(
             f"noise   seed sd {noise.sd:.4f} bpb with {noise.df:.0f} degrees of freedom"
@@ -271,10 +280,10 @@ class Trials:
             terminal.write_line(
                 "interrupted: finished trials are kept, the same command goes on"
             )
-        if self.lab.held:
+        if self.lab.behind:
             terminal.write_line(
-                f"runs.duckdb is open in {self.lab.held}: new rows wait in runs/ and "
-                "are inserted by the next command",
+                f"{self.lab.behind}: new rows wait in runs/ and are inserted by the "
+                "next command that can",
                 yellow=True,
             )
         elif self.rows:
@@ -289,7 +298,7 @@ def _count_trials(planned: list[Undecided], known: Known) -> int:
     needs = {
         Need(mutant=mutant, seed=undecided.plan.seed(look))
         for undecided in planned
-        for look in range(1, undecided.plan.looks + 1)
+        for look in range(1, undecided.plan.allowed + 1)
         for mutant in (undecided.plan.base, undecided.plan.mutant)
     }
     return sum(not known.of(need.mutant, need.seed) for need in needs)

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from core.evidence import Verdict
 from core.launch.log import escaped
-from core.plan import Verdict
 from core.spec import Expect
 
 WIDTH = 80
@@ -33,12 +33,14 @@ class Row:
         expect: What the spec predicts, under whatever profile.
         verdict: What became of it.
         stored: Whether it was decided in an earlier session.
+        earlier: The words of earlier attempts, oldest first.
     """
 
     id: str
     expect: Expect | None
     verdict: Verdict
     stored: bool
+    earlier: tuple[str, ...] = ()
 
     @property
     def file(self) -> str:
@@ -143,7 +145,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         if verdict.word in ("inconclusive", "crashed", "invalid"):
             said.append(escaped(verdict.reason.rstrip(".")))
         if verdict.attempt:
-            said.append(f"attempt {verdict.attempt + 1}, on fresh seeds")
+            before = f" (before: {', '.join(row.earlier)})" if row.earlier else ""
+            said.append(f"attempt {verdict.attempt + 1}, on fresh seeds{before}")
         if said:
             notes.append(f"{name}: {'; '.join(said)}.")
     for profile in sorted({

@@ -85,6 +85,11 @@ def read_spec(path: Path, project: Path) -> tuple[list[Case], list[SpecError]]:
     to run them is its decision.
     """
     file = path.relative_to(project).as_posix()
+    for part in path.relative_to(project).with_suffix("").parts:
+        if not NAME.fullmatch(part):
+            hint = "rename it in lower case and underscores: codemods are found by it."
+            said = f"{part!r} in the file's path does not match {NAME.pattern}."
+            return [], [_error(said, file, 1, hint=hint)]
     errors: list[SpecError] = []
     try:
         tree = parse(path.read_bytes())

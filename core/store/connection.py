@@ -47,10 +47,21 @@ def opened(
         Held: They still have it.
         StoreError: It is damaged, or a newer deltaspec made it.
     """
+    with _connected(path, patience_seconds) as db:
+        _migrate(db, path)
+        yield db
+
+
+@contextlib.contextmanager
+def _connected(
+    path: Path | None, patience_seconds: float, *, read_only: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
-            db = duckdb.connect(str(path or ":memory:"), config=STORAGE)
+            db = duckdb.connect(
+                str(path or ":memory:"), read_only=read_only, config=STORAGE
+            )
             break
         except duckdb.Error as error:
             if "Could not set lock on file" not in str(error):
@@ -63,7 +74,6 @@ def opened(
                 raise Held(_holder(str(error))) from error
             time.sleep(RETRY_SECONDS)
     try:
-        _migrate(db, path)
         yield db
     finally:
         db.close()
@@ -115,10 +125,12 @@ def past_words(path: Path) -> dict[str, str]:
     """
     if not path.exists():
         return {}
-    with opened(path, 0.0) as db:
-        return dict(
-            db.execute(
+    with _connected(path, 0.0, read_only=True) as db:
+        try:
+            words = db.execute(
                 "select mutant, last(word order by decided_at, verdict) from verdicts"
                 " group by mutant"
             ).fetchall()
-        )
+        except duckdb.CatalogException:  # made by somebody else, and still empty
+            words = []
+        return dict(words)

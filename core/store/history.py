@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 import duckdb
 
-from core.plan import Outcome, Verdict
+from core.evidence import Outcome, Verdict
 
 
 @attrs.frozen(kw_only=True)

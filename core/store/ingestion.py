@@ -34,16 +34,30 @@ def ingest(db: duckdb.DuckDBPyConnection, journal: Journal) -> Ingested:
         StoreError: Records are damaged; all the others are inserted.
     """
     damaged: list[StoreError] = []
-    runs, verdicts = (
-        sum(
-            _insert_batch(db, list(_readable(read, names, damaged)))
-            for names in _batches(listed(_known(db, key)))
+    try:
+        runs, verdicts = (
+            sum(
+                _insert_batch(db, list(_readable(read, names, damaged)))
+                for names in _batches(listed(_known(db, key)))
+            )
+            for key, listed, read in (
+                (
+                    "run",
+                    journal.runs,
+                    lambda run: (journal.run(run), journal.curve(run)),
+                ),
+                (
+                    "verdict",
+                    journal.verdicts,
+                    lambda name: (journal.verdict(name), None),
+                ),
+            )
         )
-        for key, listed, read in (
-            ("run", journal.runs, lambda run: (journal.run(run), journal.curve(run))),
-            ("verdict", journal.verdicts, lambda name: (journal.verdict(name), None)),
-        )
-    )
+    except duckdb.Error as error:
+        raise StoreError(
+            f"runs.duckdb takes no rows: {str(error).splitlines()[0]}",
+            hint="free space on its disk, or move it away: it is made anew from runs/.",
+        ) from error
     if damaged:
         raise StoreError(
             "\n".join(error.message for error in damaged), hint=DAMAGED_HINT

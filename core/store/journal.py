@@ -66,8 +66,8 @@ class Journal:
     def sweep(self) -> int:
         """Remove what a killed session left half made; return how many trials."""
         left = list(self.partial.iterdir()) if self.partial.is_dir() else []
-        for folder in left:
-            shutil.rmtree(folder)
+        for folder in left:  # what cannot be removed now is tried again next time
+            shutil.rmtree(folder, ignore_errors=True)
         for unnamed in self.folder.glob(".*.tmp"):
             unnamed.unlink()
         return len(left)

@@ -115,6 +115,8 @@ class Training(Run):
         self._report = report
         self._losses: deque[tuple[Tensor, int]] = deque()
         self._tokens = 0
+        self._handed_out = 0
+        self._logged = 0
 
     def batches(self, rows: int) -> Iterator[Tensor]:
         """Yield training rows, int64 of shape (rows, T + 1), until the budget is over."""
@@ -128,18 +130,28 @@ class Training(Run):
             chosen = [next(order) for _ in range(rows)]
             ids = torch.from_numpy(self._rows[chosen].astype(np.int64))
             self._tokens += rows * (ids.shape[1] - 1)
+            self._handed_out += 1
             yield ids.to(self.device, non_blocking=True)
 
     def log(self, loss: Tensor) -> None:
         """Note the step's mean training loss in nats, a scalar; it is read later."""
         self._losses.append((loss.detach().float(), self._tokens))
+        self._logged += 1
 
-    def finish(self) -> int:
-        """Wait for the device and report the last steps; return the tokens handed out."""
+    def finish(self) -> None:
+        """Wait for the device and report the last steps.
+
+        Raises:
+            RuntimeError: No batch was taken, or not each one was followed by a loss.
+        """
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self._read_losses(left=0)
-        return self._tokens
+        if not self._handed_out or self._logged != self._handed_out:
+            raise RuntimeError(
+                f"train(run) took {self._handed_out} batches and logged {self._logged} "
+                "losses: run.log(loss) belongs after each batch of run.batches(rows)"
+            )
 
     def _order(self) -> Iterator[int]:
         """Yield row numbers for ever, each epoch in an order of its own."""

@@ -92,6 +92,7 @@ create table runs (
     context varchar,
     mutant varchar,
     experiment varchar,
+    claim varchar,
     seed integer,
     status varchar,
     crash varchar,
@@ -120,6 +121,7 @@ comment on column runs.run is 'Names the folder below runs/';
 comment on column runs.context is 'Digest of the context';
 comment on column runs.mutant is 'Digest of the mutant that was trained';
 comment on column runs.experiment is 'For whom it was run; NULL for a run of the base';
+comment on column runs.claim is 'The prediction that it was run for, as it counts under its profile; NULL for the base';
 comment on column runs.seed is 'Keys everything random; runs of one seed are compared in pairs';
 comment on column runs.status is 'finished, crashed, invalid, killed or infrastructure';
 comment on column runs.crash is 'oom, nan, exception, hang or overran; NULL unless crashed';
@@ -130,7 +132,7 @@ comment on column runs.val_bpb is 'Bits per byte on validation rows; NULL unless
 comment on column runs.val_nats is 'Loss summed over the scored tokens; NULL unless finished';
 comment on column runs.val_bytes is 'Bytes of the scored tokens; NULL unless finished';
 comment on column runs.val_tokens is 'Tokens that were scored; NULL unless finished';
-comment on column runs.train_seconds is 'From the start of the clock to the end of the last step; NULL if it did not get there';
+comment on column runs.train_seconds is 'On the clock of the budget (wall on a GPU, CPU time on a CPU), to the end of the last step; NULL if it did not get there';
 comment on column runs.train_tokens is 'Tokens that were trained on; NULL before the first step';
 comment on column runs.steps is 'Optimizer steps';
 comment on column runs.start_seconds is 'Importing, building, compiling and rehearsing; NULL if it did not get there';
@@ -198,7 +200,7 @@ comment on column verdicts.size_held is 'Whether the predicted size lies in the 
 comment on column verdicts.replication is 'Chance that a repetition also says supported; NULL for other words';
 comment on column verdicts.noise_sd is 'Standard deviation of val_bpb over seeds that was used';
 comment on column verdicts.noise_df is 'Degrees of freedom behind noise_sd';
-comment on column verdicts.looks is 'Candidate runs that the plan allowed; it may decide before';
+comment on column verdicts.looks is 'Candidate runs at which the design ends; it may decide before';
 comment on column verdicts.candidates is 'Runs of the mutant that the decision rests on';
 comment on column verdicts.bases is 'Runs of the base that it rests on';
 comment on column verdicts.seconds is 'Wall-clock time of the runs of the mutant';
