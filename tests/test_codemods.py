@@ -1,6 +1,6 @@
 import importlib
 import os
-import pkgutil
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +10,6 @@ import libcst as cst
 import pytest
 from libcst.codemod import CodemodContext
 
-import codemods
 from codemods.base import Codemod
 from codemods.constants import ScaleConstant, SetConstant
 from codemods.functions import ReplaceFunction
@@ -27,13 +26,23 @@ from core.errors import CodemodRefused, DeltaspecError, NoChange, SiteNotFound
 REPO = Path(__file__).resolve().parents[1]
 
 
+def import_all(folder: Path) -> None:
+    """Import each file below *folder*, as the worker does."""
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        name = "codemods"
+        for n, part in enumerate(parts[:-1], 1):
+            name = f"{name}.{part}"
+            parent = importlib.import_module(name)
+            if not hasattr(parent, "__path__"):  # optimizer.py, beside optimizer/
+                parent.__path__ = [str(folder.joinpath(*parts[:n]))]
+        if parts[-1] != "__init__":
+            name = f"{name}.{parts[-1]}"
+        importlib.import_module(name)
+
+
 def every_codemod() -> list[type[Codemod]]:
-    for module in pkgutil.walk_packages(codemods.__path__, "codemods."):
-        importlib.import_module(module.name)
-    # Folders of experiments' own codemods need no __init__.py, so walk them by path.
-    for path in sorted((REPO / "codemods").rglob("*.py")):
-        parts = path.relative_to(REPO).with_suffix("").parts
-        importlib.import_module(".".join(parts).removesuffix(".__init__"))
+    import_all(REPO / "codemods")
     found: list[type[Codemod]] = []
     waiting = [Codemod]
     while waiting:
@@ -66,6 +75,50 @@ def test_rewrites_each_example_as_shown(codemod):
     assert codemod.DESCRIPTION != Codemod.DESCRIPTION
     for options, before, after in codemod.examples():
         assert applied(codemod, before, **options) == after
+
+
+OWN = '''
+"""Say one."""
+
+from codemods.base import Codemod
+from codemods.{module} import Codemod as _Same
+
+
+class MyIdea(Codemod):
+    """Turn 0 into 1."""
+
+    DESCRIPTION = "Turn 0 into 1"
+    EXAMPLES = (("x = 0", "x = 1"),)
+
+    def leave_Integer(self, original_node, updated_node):
+        return updated_node.with_changes(value="1")
+'''
+
+
+def test_codemods_in_a_folder_named_like_a_module_of_the_vocabulary_run_too(tmp_path):
+    shutil.copytree(REPO / "codemods", tmp_path / "codemods")
+    (tmp_path / "tests").mkdir()
+    shutil.copy(__file__, tmp_path / "tests" / "test_codemods.py")
+    modules = sorted(
+        path.stem
+        for path in (tmp_path / "codemods").glob("*.py")
+        if path.stem != "__init__"
+    )
+    for module in modules:
+        (tmp_path / "codemods" / module).mkdir(exist_ok=True)
+        own = tmp_path / "codemods" / module / "my_idea.py"
+        own.write_text(OWN.format(module=module))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", "example and MyIdea", "tests"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPO}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert f"\n{len(modules)} passed" in done.stdout, done.stdout
 
 
 # The base

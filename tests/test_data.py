@@ -2,9 +2,11 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from textwrap import dedent
 
@@ -12,12 +14,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from core.errors import DataError
 from core.training.data import open_rows, open_source, prepare, source
 from core.training.data.packing import Packer, pieces
+from core.training.data.split import (
+    SMALL_FILES_SHARE,
+    TRAINING,
+    VALIDATION,
+    VALIDATION_ONE_IN,
+    Tally,
+    draw_validation,
+    split_documents,
+)
 from core.training.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -359,6 +370,191 @@ def test_a_parquet_file_that_is_damaged_inside_is_named(corpus, cache):
     assert not list(cache.glob("building-*/"))
 
 
+# --- the split
+
+
+def write_files(folder, texts):
+    """Write one text file for each of *texts*, named by its number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, text in enumerate(texts):
+        (folder / f"{number:04}.txt").write_text(text, encoding="utf-8", newline="")
+    return folder
+
+
+def split(folder):
+    """Return what shares a split, the files drawn, the documents, and the tally."""
+    drawn, split_by = draw_validation(open_source(folder), lambda stage, share: None)
+    tally = Tally()
+    documents = {TRAINING: [], VALIDATION: []}
+    for name, texts, _ in split_documents(drawn, tally):
+        documents[name] += texts
+    held_out = {file.path.name for file in drawn.files if file.validation}
+    return split_by, held_out, documents, tally
+
+
+def cut(text):
+    """Return the documents of a text file of lines, by the definition."""
+    with tempfile.TemporaryDirectory() as folder:
+        return texts_of(open_source(write_files(Path(folder), [text])))
+
+
+def book(number, lines=30):
+    return "".join(f"line {line} of book {number}\n" for line in range(lines))
+
+
+LINES = st.sampled_from(["a\n", "bb\n", "ccc\n", "dddd\n", "eeeee\n", "é"])
+FILES = st.lists(st.lists(LINES, max_size=12).map("".join), min_size=1, max_size=60)
+
+
+@settings(deadline=None)  # it writes many files
+@given(files=FILES)
+@example(files=[book(n) for n in range(60)])
+@example(files=[book(n % 30) for n in range(60)])
+@example(files=[book(n % 7) for n in range(60)])
+@example(files=[book(0) + book(n) for n in range(60)])
+@example(files=["", *(book(n)[: n + 1] for n in range(59))])
+def test_no_document_and_no_text_of_a_file_is_in_both_splits(files):
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(source, "DOCUMENT_CHARACTERS", 12)
+        split_by, held_out, documents, tally = split(write_files(Path(folder), files))
+        parts_of = {text: cut(text) for text in set(files)}
+    whole = [parts_of[text] for text in files]
+
+    training, validation = (set(documents[name]) for name in (TRAINING, VALIDATION))
+    assert not training & validation
+    assert sum(tally.documents.values()) == sum(map(len, documents.values()))
+    assert sum(map(len, whole)) == (
+        sum(tally.documents.values())
+        + tally.documents_empty
+        + tally.duplicates_left_out
+    )
+    if split_by == "document":
+        assert not held_out
+        return
+    for number, parts in enumerate(whole):
+        if f"{number:04}.txt" in held_out:
+            assert not set(parts) & training
+        else:
+            assert set(parts) - {""} <= training | validation
+    outside = {n for n in range(len(files)) if f"{n:04}.txt" not in held_out}
+    inside = set(range(len(files))) - outside
+    assert validation == {text for n in inside for text in whole[n]} - {""}
+    assert not {files[n] for n in inside} & {files[n] for n in outside}
+
+
+@settings(deadline=None)  # it writes many files
+@given(sizes=st.lists(st.integers(1, 400), min_size=1, max_size=80))
+@example(sizes=[10] * VALIDATION_ONE_IN)
+@example(sizes=[10] * (VALIDATION_ONE_IN - 1))
+@example(sizes=[1] * 60 + [59])
+@example(sizes=[1] * 60 + [61])
+def test_files_hold_out_one_or_two_shares_of_the_text_unless_they_are_too_few(sizes):
+    texts = [f"{n} ".ljust(size + 5, "x") for n, size in enumerate(sizes)]
+    share = sum(map(len, texts)) / VALIDATION_ONE_IN
+    small = sum(len(text) for text in texts if len(text) <= share)
+    with tempfile.TemporaryDirectory() as folder:
+        split_by, held_out, _, tally = split(write_files(Path(folder), texts))
+
+    enough = small >= SMALL_FILES_SHARE * sum(map(len, texts))
+    assert split_by == ("file" if enough else "document")
+    if enough:
+        assert share <= tally.bytes[VALIDATION] < 2 * share
+        assert all(len(texts[int(name[:4])]) <= share for name in held_out)
+
+
+def test_a_book_of_several_documents_is_in_one_split(tmp_path, monkeypatch, cache):
+    monkeypatch.setattr(source, "DOCUMENT_CHARACTERS", 100)
+    folder = write_files(tmp_path / "c", [book(n) for n in range(40)])
+
+    prepared = prepare(open_source(folder), cache=cache, **SIZES)
+
+    assert prepared.counts["split_by"] == "file"
+    assert prepared.counts["validation"]["documents"] > 10
+    opened, _ = draw_validation(open_source(folder), lambda stage, share: None)
+    held_out = {int(file.path.stem) for file in opened.files if file.validation}
+    seen = {
+        name: {
+            int(number)
+            for part in decoded(prepared, name)
+            for number in re.findall(rb"of book (\d+)\n", part)
+        }
+        for name in (TRAINING, VALIDATION)
+    }
+    assert seen == {TRAINING: set(range(40)) - held_out, VALIDATION: held_out}
+
+
+def test_what_a_training_file_shares_with_a_validation_file_leaves_training(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(source, "DOCUMENT_CHARACTERS", 100)
+    preface = "p" * 99 + "\n"
+    texts = [preface + f"{n} ".ljust(99, "x") + "\n" for n in range(60)]
+
+    split_by, held_out, documents, tally = split(write_files(tmp_path, texts))
+
+    assert split_by == "file"
+    assert preface in documents[VALIDATION]
+    assert preface not in documents[TRAINING]
+    assert tally.duplicates_left_out == 60 - len(held_out) == 57
+    assert tally.duplicate_bytes_left_out == 57 * 100
+
+
+def test_one_large_file_is_split_by_document_and_data_json_says_so(tmp_path, cache):
+    path = tmp_path / "a.txt"
+    path.write_text("".join(documents(12000)))
+
+    prepared = prepare(open_source(path), cache=cache, **SIZES)
+
+    data = json.loads((prepared.folder / "data.json").read_text())
+    assert path.stat().st_size > 2e6
+    assert data["counts"]["split_by"] == "document"
+    assert data["counts"]["validation"]["documents"] > 1
+    assert data["counts"]["duplicates_left_out"] == 0
+
+
+def test_a_file_that_is_not_utf8_does_not_count_among_the_files_to_draw_from(tmp_path):
+    write_files(tmp_path, [book(n) for n in range(40)])
+    (tmp_path / "latin.txt").write_bytes("café ".encode("latin-1") * 2**19)
+
+    split_by, held_out, _, tally = split(tmp_path)
+
+    assert split_by == "file"
+    assert 2 <= len(held_out) <= 3
+    assert tally.files_undecodable == 1
+
+
+def test_the_name_of_a_file_does_not_decide_on_its_split(tmp_path):
+    texts = [book(n) for n in range(40)]
+
+    _, _, first, _ = split(write_files(tmp_path / "one", texts))
+    _, _, second, _ = split(write_files(tmp_path / "two", texts[::-1]))
+
+    assert sorted(first[VALIDATION]) == sorted(second[VALIDATION])
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_rows_of_parquet_are_split_by_document_unless_a_file_is_pinned(
+    corpus, cache, pinned
+):
+    if pinned:
+        write_parquet(corpus / "val.parquet", documents(30, seed=2))
+
+    counts = prepare(open_source(corpus), cache=cache, **SIZES).counts
+
+    assert counts["split_by"] == ("pinned" if pinned else "document")
+
+
+def test_a_long_row_of_parquet_is_one_document(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "DOCUMENT_CHARACTERS", 100)
+    write_parquet(tmp_path / "a.parquet", [book(n) for n in range(40)])
+
+    _, _, documents, _ = split(tmp_path)
+
+    assert sorted(documents[TRAINING] + documents[VALIDATION]) == sorted(
+        book(n) for n in range(40)
+    )
+
+
 # --- prepared
 
 
@@ -439,6 +635,7 @@ def test_what_cannot_be_used_is_counted(tmp_path, cache):
     counts = prepare(open_source(folder), cache=cache, **SIZES).counts
 
     assert counts["files"] == 202
+    assert counts["split_by"] == "file"
     assert counts["files_undecodable"] == 1
     assert counts["files_ignored"] == 1
     assert counts["documents_empty"] == 1
@@ -854,6 +1051,7 @@ def test_the_library_of_python_is_prepared_and_found_again_at_once(cache):
 
     assert second == first
     assert stages == []
+    assert first.counts["split_by"] == "file"
     assert first.counts["training"]["rows"] > 1000
     assert first.counts["validation"]["rows"] > 100
 

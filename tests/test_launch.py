@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -213,6 +214,18 @@ def test_leaving_with_status_zero_and_no_result_is_not_a_success(run: Runner):
     assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
     assert result.message == (
         "the trainer ended with status 0 in phase train, without a result."
+    )
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_not_followed_by_a_loss_is_refused(run: Runner):
+    result = run(module("continue"))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert re.fullmatch(
+        r"RuntimeError: train\(run\) took \d+ batches and logged \d+ losses: "
+        r"run\.log\(loss\) belongs after each batch of run\.batches\(rows\)",
+        result.message,
     )
 
 

@@ -1,4 +1,6 @@
+import importlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -238,18 +240,55 @@ def test_lines_that_moved_are_still_those_of_who_wrote_them():
 @pytest.mark.parametrize(
     ("reference", "hint"),
     [
-        ("constants.SetConstent", "constants.SetConstant, constants.ScaleConstant"),
-        ("constant.SetConstant", "constants.SetConstant"),
-        ("..secrets.Key", "optimizer.SetOptimizerGroup"),
+        (
+            "constants.SetConstent",
+            "use one that is there: constants.SetConstant, constants.ScaleConstant.",
+        ),
+        (
+            "constant.SetConstant",
+            "use one that is there: constants.SetConstant, constants.ScaleConstant.",
+        ),
+        (
+            "constants.Zzz",
+            "use one that is there: constants.SetConstant, constants.ScaleConstant.",
+        ),
+        (
+            "statements.Insert",
+            "use one that is there: statements.InsertAfter, statements.InsertBefore, "
+            "statements.DeleteStatement.",
+        ),
+        (
+            "base.SetConstant",
+            "use one that is there: constants.SetConstant, constants.ScaleConstant.",
+        ),
+        (
+            "secrets.Key",
+            "look for one in these modules: {modules}.",
+        ),
+        (
+            "..secrets.Key",
+            "look for one in these modules: {modules}.",
+        ),
     ],
 )
-def test_a_codemod_that_is_not_there_names_those_that_are(reference, hint, project):
+def test_a_codemod_that_is_not_there_names_the_nearest_or_the_modules(
+    reference, hint, project
+):
+    write(project, "zoo/animal", RENAME_ROPE)
+    built_in = {
+        path.stem
+        for path in (REPO / "codemods").iterdir()
+        if path.stem not in {"__init__", "__pycache__", "base"}
+    }
+    modules = ", ".join(sorted({*built_in, "zoo"}))
+
     error = error_of(job(call(reference)), project)
 
     assert isinstance(error, CodemodRefused)
-    assert error.message == f"There is no codemod {reference!r} below codemods/."
-    assert error.hint.startswith("use one that is there: ")
-    assert hint in error.hint
+    assert str(error) == (
+        f"There is no codemod {reference!r} below codemods/.\n\n"
+        f"hint: {hint.format(modules=modules)}"
+    )
 
 
 def test_an_option_that_does_not_exist_names_those_that_do(project):
@@ -450,6 +489,58 @@ def test_a_module_that_libcst_cannot_parse_is_refused(project, monkeypatch):
 
 def test_a_project_without_codemods_has_the_built_in_ones(tmp_path):
     assert mutate(job(set_base(1)), project=tmp_path).changes
+
+
+VOCABULARY = sorted(
+    path.stem for path in (REPO / "codemods").glob("*.py") if path.stem != "__init__"
+)
+
+
+@pytest.mark.parametrize("place", ["beside the built-in ones", "among them"])
+def test_a_spec_file_may_be_named_like_a_module_of_the_vocabulary(place, project):
+    if place == "among them":
+        shutil.copytree(REPO / "codemods", project / "codemods", dirs_exist_ok=True)
+    add = 'return cst.parse_module(tree.code + "MINE = 1\\n")'
+    own = {name: write(project, f"{name}/my_idea", add, name="MyIdea")
+           for name in VOCABULARY}  # fmt: skip
+    examples = [first_example(name) for name in VOCABULARY]
+    both = [
+        Job(source=before, codemods=(theirs, own[name]))
+        for name, (theirs, before, _) in zip(VOCABULARY, examples, strict=True)
+    ]
+
+    alone = mutate_all([job(mine) for mine in own.values()], project=project)
+    together = mutate_all(both, project=project)
+
+    assert {"base", "optimizer"} < set(VOCABULARY)
+    assert [find_codemod(project, (name,), "my_idea") for name in VOCABULARY] == [
+        f"{name}.my_idea.MyIdea" for name in VOCABULARY
+    ]
+    assert alone == [mutate(job(own["base"]), project=project)] * len(VOCABULARY)
+    assert alone[0].source == SOURCE + "MINE = 1\n"
+    for mutant, (_, _, after) in zip(together, examples, strict=True):
+        assert mutant.source == f"{after}MINE = 1\n"
+
+
+def first_example(module: str) -> tuple[CodemodCall, str, str]:
+    """Return a call of a module's first codemod, and a source before and after it."""
+    for name, found in vars(importlib.import_module(f"codemods.{module}")).items():
+        if getattr(found, "EXAMPLES", ()):
+            options, before, after = next(found.examples())
+            return call(f"{module}.{name}", **options), before, after
+    return first_example("constants")  # for base, which holds none
+
+
+def test_a_module_that_has_others_below_it_imports_them(project):
+    write(project, "optimizer/parts", RENAME_ROPE, name="Half")
+    whole = write(project, "optimizer/whole", "")
+    (project / "codemods" / "optimizer" / "whole.py").write_text(
+        "from codemods.optimizer import SetOptimizerGroup\n"
+        "from codemods.optimizer.parts import Half\n\n\n"
+        "class Mine(Half):\n    group = SetOptimizerGroup\n"
+    )
+
+    assert "50_000" in mutate(job(whole), project=project).source
 
 
 def test_a_codemod_edited_within_the_second_is_read_anew(project):

@@ -1,6 +1,7 @@
 """The plugin from outside: what a pytest user types, and what they read."""
 
 import re
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -335,6 +336,127 @@ def test_an_impossible_option_is_refused_before_anything_runs(
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert any(line.startswith(said) for line in result.errlines), result.errlines
     assert not (project.path / "runs.duckdb").exists()
+
+
+def test_specs_are_refused_where_pytest_sees_another_root(project: pytest.Pytester):
+    spec(project, "attention", SOFTCAP)
+    evil = write(project, "specs/test_evil.py", "open('evil_ran', 'w')")
+
+    result = project.runpytest_subprocess("specs", f"--rootdir={evil.parent}")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines[0] == (
+        f"ERROR: pytest's root is {evil.parent}, and the project is {project.path}: "
+        "its specs would be collected as something else."
+    )
+    assert not (project.path / "evil_ran").exists()
+
+
+def test_a_folder_whose_name_cannot_be_a_module_is_reported(project: pytest.Pytester):
+    write(project, "specs/My-ideas/cap.py", HEADER + SOFTCAP)
+
+    result = project.runpytest_subprocess("specs", "--collect-only")
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([
+        "specs/My-ideas/cap.py:1: 'My-ideas' in the file's path does not match *",
+    ])
+
+
+@pytest.mark.parametrize(
+    "selected", ["specs/deep/cap.py::rope_base[5]", "specs/deep/cap.py"]
+)
+def test_what_a_person_names_is_collected_from_wherever_they_stand(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, selected: str
+):
+    write(project, "specs/deep/cap.py", HEADER + ROPE)
+    monkeypatch.chdir(project.path / "specs")
+
+    result = project.runpytest_subprocess(
+        str(project.path / selected), "--collect-only", "-q"
+    )
+
+    assert "specs/deep/cap.py::rope_base[5]" in ids(result)
+    assert ("specs/deep/cap.py::rope_base[20]" in ids(result)) != ("[5]" in selected)
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    spec(project, "logits", SOFTCAP)
+
+    result = project.runpytest_subprocess("specs", "--collect-only")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines[:3] == [
+        "ERROR: the cache folder /dev/null/deltaspec cannot be made: Not a directory.",
+        "",
+        "hint: set XDG_CACHE_HOME to a folder that you can write to.",
+    ]
+
+
+def test_a_file_in_the_place_of_runs_is_named(project: pytest.Pytester):
+    spec(project, "logits", SOFTCAP)
+    write(project, "runs", "not a folder")
+
+    result = project.runpytest_subprocess("specs")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines[0].startswith(
+        f"ERROR: {project.path}/runs cannot be written"
+    )
+
+
+def test_a_constant_that_moved_is_shown_as_moved(project: pytest.Pytester):
+    spec(
+        project,
+        "order",
+        """
+order = Experiment(
+    hypothesis="h", change="c",
+    codemod=(
+        codemod("statements.DeleteStatement", statement="ROPE_BASE = 10_000"),
+        codemod("statements.InsertBefore", statement="SOFTCAP = 15",
+            source="ROPE_BASE = 10_000"),
+    ),
+)
+""",
+    )
+
+    result = project.runpytest_subprocess("specs", "--collect-only")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*<Experiment order>  ↕*"])
+
+
+def test_two_sessions_cannot_use_one_device(project: pytest.Pytester):
+    spec(project, "logits", SOFTCAP)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from core.plugin.lock import locked; from pathlib import Path;"
+            "from core.profile import cpu; lock = locked(Path('elsewhere'), [cpu()]);"
+            "print('locked', flush=True); sys.stdin.read()",
+        ],
+        cwd=project.path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+
+    result = project.runpytest_subprocess("specs")
+    holder.communicate()
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [
+        f"ERROR: the device cpu is used by another session (process {holder.pid}).",
+        "",
+        "hint: wait until it has ended, or stop it.",
+        "",
+    ]
 
 
 def test_two_sessions_cannot_use_one_project(project: pytest.Pytester):

@@ -89,19 +89,25 @@ def check(places: Sequence[Path], reference: str) -> None:
         path = _file(places, module)
     if path is not None and name in _classes(path):
         return
-    known = list(_references(places if path is None else [], path, module))
-    near = difflib.get_close_matches(reference, known, n=3) or known
+    known = list(_references(places))
+    beside = [other for other in known if other.rpartition(".")[0] == module]
+    if beside:  # the module is right, so its codemods are meant, however named
+        near = difflib.get_close_matches(reference, beside, n=3, cutoff=0)
+    else:
+        near = difflib.get_close_matches(reference, known, n=3)
+    # Not the modules of single experiments: those are many, and for nobody else
+    modules = sorted({other.partition(".")[0] for other in known})
     raise CodemodRefused(
         f"There is no codemod {reference!r} below codemods/.",
-        hint=f"use one that is there: {', '.join(near) or 'none'}.",
+        hint=f"use one that is there: {', '.join(near)}."
+        if near
+        else f"look for one in these modules: {', '.join(modules)}.",
     )
 
 
-def _references(
-    places: Iterable[Path], path: Path | None, module: str
-) -> Iterator[str]:
-    """Yield the codemods of one module at *path*, or of all *folders*."""
-    modules = {module: path} if path is not None else {}
+def _references(places: Iterable[Path]) -> Iterator[str]:
+    """Yield all codemods, those of the first folder first."""
+    modules: dict[str, Path] = {}
     for folder in places:
         for found in sorted(folder.rglob("*.py")):
             parts = found.relative_to(folder).with_suffix("").parts

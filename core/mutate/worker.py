@@ -20,7 +20,7 @@ from importlib.machinery import (
 )
 from importlib.util import module_from_spec
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 import libcst as cst
@@ -40,6 +40,19 @@ class FromSource(SourceFileLoader):
         """Return the code of the source as it is now."""
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run *module*, below which are the folders of its name: it need be no package.
+
+        ``specs/optimizer.py`` has its codemods in ``optimizer/``, beside the module
+        ``optimizer.py`` of the vocabulary.
+        """
+        root, *names = module.__name__.split(".")
+        folders = getattr(sys.modules[root], "__path__", ())
+        below = [Path(folder, *names) for folder in folders]
+        if found := [str(folder) for folder in below if folder.is_dir()]:
+            module.__path__ = found
+        super().exec_module(module)
 
 
 def find_codemods_in(folders: list[str]) -> None:

@@ -43,10 +43,10 @@ select
 from runs r
 join (select distinct on (context) * from contexts) c using (context)
 join base b using (context, seed)
-left join (select distinct on (experiment) * from experiments) e using (experiment)
+left join (select distinct id, mutant from experiments) e using (mutant)
 where r.status = 'finished' and r.mutant <> c.base;
 comment on view deltas is 'Finished runs beside the base run of the same seed and context';
-comment on column deltas.id is 'The pytest id of the experiment that it was run for';
+comment on column deltas.id is 'The pytest id of the experiment that it tests; a row for each of several';
 comment on column deltas.context is 'Digest of the context';
 comment on column deltas.seed is 'The seed of both';
 comment on column deltas.val_bpb is 'Bits per byte of the mutant';

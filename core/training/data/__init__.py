@@ -1,7 +1,7 @@
 """From a corpus to packed rows of token ids on disk, prepared once.
 
 * source    a name or a path -> documents, streamed
-* split     documents -> training or validation, encoded
+* split     whole files or documents -> training or validation, encoded
 * packing   encoded documents -> rows of T+1 tokens, and back from disk
 * prepare   all of them, and the cache by fingerprint
 * disk      files that are whole or not there

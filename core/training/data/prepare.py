@@ -34,6 +34,7 @@ from core.training.data.split import (
     TRAINING,
     VALIDATION,
     Tally,
+    draw_validation,
     encoded,
     split_documents,
 )
@@ -62,6 +63,8 @@ class Prepared:
         sequence_len: T; rows have T+1 tokens.
         vocab_size: V, the special token included.
         counts: What went in, what came out, and what was left out, and why.
+            ``split_by`` says what shares a split: ``pinned`` files, every ``file``, or
+            only every ``document``, so that one long file may be in both.
     """
 
     fingerprint: str
@@ -202,10 +205,12 @@ class _Build:
         try:
             with writing(self.working):
                 self.working.mkdir()
-            tokenizer = self.tokenizer()
+            source, split_by = draw_validation(self.source, self.report)
+            tokenizer = self.tokenizer(source)
             if found := self.find():  # only the tokenizer was missing
                 return found
-            counts, digests = self.rows(tokenizer)
+            counts, digests = self.rows(source, tokenizer)
+            counts = {"split_by": split_by} | counts
             self.check_unchanged()
             with writing(self.working):
                 write_text(self.working / "tokenizer.json", tokenizer.to_json())
@@ -231,16 +236,16 @@ class _Build:
             shutil.rmtree(self.working, ignore_errors=True)
         return self.prepared(folder, counts)
 
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self, source: Source) -> Tokenizer:
         """Load the vocabulary, or train it on the training split."""
         if self.vocabulary.exists():
             return Tokenizer.load(self.vocabulary)
         tally = Tally()
-        texts = _training_texts(self.source, tally, self.report)
+        texts = _training_texts(source, tally, self.report)
         try:
             tokenizer = train_tokenizer(texts, self.vocab_size)
         except DataError:
-            _check_text(self.source, tally)
+            _check_text(source, tally)
             raise
         with writing(self.working):
             draft = self.working / self.vocabulary.name
@@ -249,7 +254,9 @@ class _Build:
         self.report("training the tokenizer", 1.0)
         return tokenizer
 
-    def rows(self, tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, str]]:
+    def rows(
+        self, source: Source, tokenizer: Tokenizer
+    ) -> tuple[dict[str, Any], dict[str, str]]:
         """Write both maps; return the counts and the digests of the files."""
         tally = Tally()
         with writing(self.working) as written, ExitStack() as files:
@@ -264,7 +271,7 @@ class _Build:
                 split: Packer(sequence_len=self.sequence_len, write=rows.write)
                 for split, rows in maps.items()
             }
-            parts = split_documents(self.source, tally)
+            parts = split_documents(source, tally)
             for split, documents, fraction in encoded(
                 parts, tokenizer, self.sequence_len
             ):
@@ -275,7 +282,7 @@ class _Build:
             for packer in packers.values():
                 packer.finish()
             digests = {f"{split}.bin": rows.finish() for split, rows in maps.items()}
-        _check_text(self.source, tally)
+        _check_text(source, tally)
         counts = self.counts(tally, packers)
         for split in packers:
             self.check_rows(split, counts[split])

@@ -1,5 +1,7 @@
 """Where the text comes from: parquet shards, text files, or Python's own library."""
 
+import codecs
+import hashlib
 import os
 import re
 import sysconfig
@@ -50,8 +52,8 @@ BESIDE_PARQUET = frozenset({".md"})
 VALIDATION_STEM = re.compile(r"(?:.*[^a-z0-9])?val", re.IGNORECASE | re.DOTALL)
 
 # A longer text file is read as several documents, cut after a line end, so that memory
-# stays bounded and one file of a megabyte can be split into training and validation.
-# Most files of Python's library are shorter.
+# stays bounded. They are in one split, unless the corpus is a few large files. Most
+# files of Python's library are shorter.
 DOCUMENT_CHARACTERS = 2**14
 
 BATCH_ROWS = 128  # parquet rows that are turned into Python strings at once
@@ -64,7 +66,7 @@ class SourceFile:
     path: Path
     size: int
     mtime_ns: int
-    validation: bool
+    validation: bool  # pinned by its name, or drawn by the split
 
 
 @attrs.frozen(kw_only=True)
@@ -73,7 +75,7 @@ class Batch:
 
     Attributes:
         texts: The documents; an empty string stands for one without text.
-        validation: Whether the file is pinned as validation.
+        validation: Whether the file is of the validation split, pinned or drawn.
         undecodable_files: 1 for a text file that is not UTF-8 and was skipped.
         undecodable_documents: Parquet values that are not UTF-8 and were skipped.
         fraction: The share of the corpus that has been read after this batch.
@@ -104,7 +106,7 @@ class Source:
 
     @property
     def pinned(self) -> bool:
-        """Whether files of the corpus are pinned as its validation split."""
+        """Whether files of the corpus are set apart as its validation split."""
         return any(file.validation for file in self.files)
 
     def read(self) -> Iterator[Batch]:
@@ -282,7 +284,7 @@ def _read_text(file: SourceFile) -> Iterator[tuple[Batch, float]]:
     whole, and may be too large to hold.
     """
     try:
-        if not _is_utf8(file.path):
+        if text_digest(file) is None:
             skipped = Batch(
                 texts=[], validation=file.validation, undecodable_files=1, fraction=0.0
             )
@@ -297,14 +299,25 @@ def _read_text(file: SourceFile) -> Iterator[tuple[Batch, float]]:
         raise _unreadable(file.path, error) from error
 
 
-def _is_utf8(path: Path) -> bool:
-    with path.open(encoding="utf-8", newline="") as file:
-        try:
-            while file.read(2**20):
-                pass
-        except UnicodeDecodeError:
-            return False
-    return True
+def text_digest(file: SourceFile) -> bytes | None:
+    """Return 16 bytes that stand for the whole text of a file, None if not UTF-8.
+
+    Raises:
+        DataError: The file is unreadable or gone.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with file.path.open("rb") as opened:
+            while block := opened.read(2**20):
+                decoder.decode(block)
+                digest.update(block)
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return None
+    except OSError as error:
+        raise _unreadable(file.path, error) from error
+    return digest.digest()
 
 
 def _documents(path: Path) -> Iterator[str]:

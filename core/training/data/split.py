@@ -3,31 +3,59 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 import numpy as np
 
 from core.training.data.packing import pieces
-from core.training.data.source import DOCUMENT_CHARACTERS, Source
+from core.training.data.source import (
+    DOCUMENT_CHARACTERS,
+    PARQUET,
+    Source,
+    SourceFile,
+    text_digest,
+)
 from core.training.tokenizer import Tokenizer
 
 TRAINING, VALIDATION = "training", "validation"
 
-# Without a pinned file. The embedded corpus then has some hundred thousand tokens to
-# score, and gives away little of its training text.
+# What shares a split: the files that their names pin, every text file, or, where that
+# can't be, only every document.
+PINNED, BY_FILE, BY_DOCUMENT = "pinned", "file", "document"
+
+# Without a pinned file: bytes by file, documents by document. The embedded corpus then
+# has some hundred thousand tokens to score, and gives away little of its training text.
 VALIDATION_ONE_IN = 20
+
+# Only files that are no larger than the validation split are drawn into it. Where they
+# hold less than this share of the text, the files are too few: the small ones would
+# nearly all be drawn, and say little of the large ones. So there are never fewer than
+# SMALL_FILES_SHARE * VALIDATION_ONE_IN files to draw from.
+SMALL_FILES_SHARE = 0.5
 
 THREADS = min(16, os.cpu_count() or 1)  # more would wait for the packing
 
-# What decides which document is in which split.
-SPLITTING = (DOCUMENT_CHARACTERS, VALIDATION_ONE_IN)
+SPLIT_VERSION = 2  # raise it when documents would be in other splits
+
+# What decides which document is in which split; part of the fingerprint.
+SPLITTING = (SPLIT_VERSION, DOCUMENT_CHARACTERS, VALIDATION_ONE_IN, SMALL_FILES_SHARE)
 
 
 @attrs.define
 class Tally:
-    """What the corpus holds, counted while it streams by."""
+    """What the corpus holds, counted while it streams by.
+
+    Attributes:
+        files_undecodable: Text files that are not UTF-8.
+        documents_undecodable: Parquet values that are not UTF-8.
+        documents_empty: Documents without text, which are in no split.
+        duplicates_left_out: Documents of training files that are in validation too.
+        duplicate_bytes_left_out: Their size.
+        documents: Documents in each split.
+        bytes: Their size in each split.
+    """
 
     files_undecodable: int = 0
     documents_undecodable: int = 0
@@ -40,14 +68,62 @@ class Tally:
     bytes: dict[str, int] = attrs.field(factory=lambda: {TRAINING: 0, VALIDATION: 0})
 
 
+def draw_validation(
+    source: Source, report: Callable[[str, float], None]
+) -> tuple[Source, str]:
+    """Draw whole text files for validation, where none is pinned and they are enough.
+
+    Files are drawn in the order of the digests of their text, until they hold one byte
+    in ``VALIDATION_ONE_IN``. Equal files are drawn together. Parquet files are not
+    drawn, because each of their rows is a document of its own.
+
+    Returns:
+        The source with the drawn files first, as if pinned; and ``PINNED``, ``BY_FILE``
+        or ``BY_DOCUMENT``.
+
+    Raises:
+        DataError: A file is unreadable or gone.
+    """
+    if source.pinned:
+        return source, PINNED
+    if any(file.path.suffix == PARQUET for file in source.files):
+        return source, BY_DOCUMENT
+    equal: dict[bytes, list[SourceFile]] = {}
+    read, all_bytes = 0, sum(file.size for file in source.files) or 1
+    for file in source.files:
+        digest = text_digest(file)
+        if digest is not None:
+            equal.setdefault(digest, []).append(file)
+        read += file.size
+        report("drawing the validation files", read / all_bytes)
+    sizes = {digest: sum(f.size for f in files) for digest, files in equal.items()}
+    wanted = sum(sizes.values()) / VALIDATION_ONE_IN
+    small = sorted(digest for digest, size in sizes.items() if size <= wanted)
+    if sum(sizes[digest] for digest in small) < SMALL_FILES_SHARE * sum(sizes.values()):
+        return source, BY_DOCUMENT
+
+    drawn: set[SourceFile] = set()
+    drawn_bytes = 0
+    for digest in small:
+        if drawn_bytes >= wanted:
+            break
+        drawn.update(equal[digest])
+        drawn_bytes += sizes[digest]
+    files = [attrs.evolve(file, validation=file in drawn) for file in source.files]
+    files.sort(key=lambda file: not file.validation)
+    return attrs.evolve(source, files=tuple(files)), BY_FILE
+
+
 def split_documents(
     source: Source, tally: Tally
 ) -> Iterator[tuple[str, list[str], float]]:
     """Yield the documents of each split, and the share of the corpus that is read.
 
-    A document is known by the digest of its text, so equal ones share a split.
+    No document is in both splits. Where files are pinned or drawn as validation, they
+    are read first, and what also occurs in them is left out of training. Elsewhere the
+    digest of its text decides on each document, so equal ones share a split.
     """
-    pinned_digests: set[bytes] = set()
+    validation_digests: set[bytes] = set()
     for batch in source.read():
         tally.files_undecodable += batch.undecodable_files
         tally.documents_undecodable += batch.undecodable_documents
@@ -60,10 +136,10 @@ def split_documents(
             digest = hashlib.blake2b(content, digest_size=16).digest()
             if batch.validation:
                 split = VALIDATION
-                pinned_digests.add(digest)
+                validation_digests.add(digest)
             elif source.pinned:
                 split = TRAINING
-                if digest in pinned_digests:
+                if digest in validation_digests:
                     tally.duplicates_left_out += 1
                     tally.duplicate_bytes_left_out += len(content)
                     continue
