@@ -51,7 +51,10 @@ def runs(project: pytest.Pytester) -> list[tuple[object, ...]]:
     )
 
 
-def test_a_session_measures_reports_and_remembers(project: pytest.Pytester):
+def test_a_session_measures_reports_and_remembers(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project.path / "cache"))  # and prepares
     spec(project, "logits", cap(12))
 
     first = project.runpytest_subprocess("specs", *QUICK, "--junitxml=junit.xml", "-rA")
@@ -62,7 +65,7 @@ def test_a_session_measures_reports_and_remembers(project: pytest.Pytester):
         "data    packing: *",
         "profile cpu (no CUDA GPU seen): 0.4 s of CPU time a trial, at most 2 seeds",
         "device  1 × *",
-        "context *, data *, base * (0 runs known)",
+        "context *, data *, base * (run 0 times)",
         "noise   seed sd * bpb with 2 degrees of freedom (prior)",
         "at most 4 trials, about *",
         "measured     specs/logits.py::cap_12  *  2 seeds  *",

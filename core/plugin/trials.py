@@ -11,6 +11,7 @@ from core.launch.log import escaped
 from core.mutate import Mutant
 from core.pipeline import PATIENCE_SECONDS, Lab, open_lab
 from core.plan import (
+    CANDIDATES_A_BASE,
     Lost,
     Need,
     Plan,
@@ -301,7 +302,9 @@ def _count_trials(planned: list[Undecided], known: Known) -> int:
         for look in range(1, undecided.plan.allowed + 1)
         for mutant in (undecided.plan.base, undecided.plan.mutant)
     }
-    return sum(not known.of(need.mutant, need.seed) for need in needs)
+    missing = [need for need in needs if not known.of(need.mutant, need.seed)]
+    candidates = sum(need.mutant != known.base for need in missing)
+    return len(missing) + candidates // CANDIDATES_A_BASE
 
 
 def _duration(seconds: float) -> str:
