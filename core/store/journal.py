@@ -90,6 +90,8 @@ class Journal:
         _clear(folder)
         steps = pa.Table.from_pylist(curve, CURVE_SCHEMA)
         pq.write_table(steps, folder / CURVE, write_page_checksum=True)
+        # Not the file that the trial ran from: it could have been rewritten since.
+        (folder / "train.py").write_text(record["mutant"]["source"])
         (folder / "train.diff").write_text(record["mutant"]["diff"])
         (folder / "spec.json").write_text(json.dumps(record["experiment"], indent=2))
         (folder / RESULT).write_text(_sealed(record))
