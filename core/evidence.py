@@ -89,7 +89,7 @@ class Verdict:
         noise_sd: Seed sd that was used, with its degrees of freedom.
         noise_df: They.
         looks: Of the design: candidate runs at which it ends; it may decide before.
-        candidates: Runs of the mutant.
+        candidates: Seeds that the mutant ran with.
         bases: Runs of the base.
         seconds: Wall-clock time of the runs of the mutant.
         runs: All runs, by name.

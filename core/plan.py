@@ -175,7 +175,7 @@ class Plan:
             noise_sd=noise.sd,
             noise_df=noise.df,
             looks=self.looks,
-            candidates=len(runs),
+            candidates=len({outcome.seed for outcome in runs}),
             bases=len(bases),
             seconds=math.fsum(outcome.wall_seconds for outcome in runs),
             runs=tuple(outcome.run for outcome in (*runs, *bases)),

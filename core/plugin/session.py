@@ -95,12 +95,12 @@ class Session:
 
     def _log(self, report: pytest.TestReport) -> None:
         hook = self.config.hook
-        # Without -v the trials write their own lines, and pytest would add the file.
-        announced = self.config.get_verbosity() != 0
+        # Without -v the trials write a line a verdict, and pytest would add the file.
+        announced = self.config.get_verbosity() != 0 or report.outcome != "passed"
         if report.when == "setup" and announced:
             hook.pytest_runtest_logstart(nodeid=report.nodeid, location=report.location)
         hook.pytest_runtest_logreport(report=report)
-        if report.when == "teardown" and announced:
+        if report.when == "teardown":
             hook.pytest_runtest_logfinish(
                 nodeid=report.nodeid, location=report.location
             )

@@ -201,7 +201,7 @@ comment on column verdicts.replication is 'Chance that a repetition also says su
 comment on column verdicts.noise_sd is 'Standard deviation of val_bpb over seeds that was used';
 comment on column verdicts.noise_df is 'Degrees of freedom behind noise_sd';
 comment on column verdicts.looks is 'Candidate runs at which the design ends; it may decide before';
-comment on column verdicts.candidates is 'Runs of the mutant that the decision rests on';
+comment on column verdicts.candidates is 'Seeds of the mutant that the decision rests on';
 comment on column verdicts.bases is 'Runs of the base that it rests on';
 comment on column verdicts.seconds is 'Wall-clock time of the runs of the mutant';
 comment on column verdicts.runs is 'Candidate and base runs that the decision rests on';
