@@ -1,4 +1,3 @@
-import time
 from pathlib import Path
 from textwrap import dedent
 
@@ -18,7 +17,6 @@ PLAIN_DATA = (
     "Experiment, Sweep, codemod."
 )
 NOT_A_NAME = "does not match [a-z][a-z0-9_]{0,63}."
-AT_ONCE = 5.0  # seconds, on a machine that does other things too
 
 
 @pytest.fixture
@@ -233,12 +231,9 @@ def test_a_sweep_has_each_combination_once(axes):
 
 def test_the_size_of_a_sweep_is_checked_before_anything_is_expanded():
     million = range(10**6)
-    start = time.monotonic()
-
     with pytest.raises(SpecError) as caught:
         Sweep(a=tuple(million), b=tuple(million))
 
-    assert time.monotonic() - start < AT_ONCE
     assert str(caught.value) == (
         "this sweep has 1,000,000,000,000 cases; at most 64 are run.\n\n"
         "hint: sweep fewer values, or split it into experiments."
@@ -932,11 +927,8 @@ def test_an_annotation_is_never_looked_at(cases, tmp_path):
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_error_at_once(errors, content, message):
-    start = time.monotonic()
-
     found = errors(content)
 
-    assert time.monotonic() - start < AT_ONCE
     assert found == [
         at(1, message, "correct this first: nothing else in the file was read.")
     ]
@@ -956,11 +948,8 @@ def test_a_file_that_cannot_be_read_is_one_error_at_once(errors, content, messag
     ],
 )
 def test_a_bomb_is_an_error_at_once(errors, bomb):
-    start = time.monotonic()
-
     found = errors(bomb)
 
-    assert time.monotonic() - start < AT_ONCE
     assert found
     assert max(map(len, found)) < 2000
 
