@@ -14,13 +14,14 @@ from pathlib import Path
 import attrs
 import numpy as np
 import psutil
+import pynvml
 import pytest
 import safetensors.numpy
 
 from core.launch import Crash, Result, Status, Trial
 from core.launch.local import LOG, WEIGHTS, run_trial
 from core.launch.watch import Progress, Stopped
-from core.profile import CPU, Profile, cpu
+from core.profile import CPU, Device, Profile, cpu, gpus
 from core.training.data import Prepared, open_rows, open_source, prepare
 from core.training.tokenizer import Tokenizer
 from tests.conftest import ROOT
@@ -45,7 +46,7 @@ class Bigram(nn.Module):
 
 
 def train(run):
-    model = Bigram(run.generator("table"))
+    model = Bigram(run.generator("table")).to(run.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=10.0)
     for step, rows in enumerate(run.batches(8)):
         is_real = type(run).__name__ == "Training"
@@ -93,12 +94,13 @@ def run(data: Prepared, tmp_path: Path) -> Runner:
         profile: Profile = QUICK,
         show: Callable[[Progress], None] = lambda progress: None,
         stop_fd: int | None = None,
+        device: Device | None = None,
     ) -> Result:
         never, _keep = os.pipe()
         folder = tmp_path / "run"
         folder.mkdir()
         result = run_trial(
-            trial_of(source, profile, data),
+            trial_of(source, profile, data, device or cpu()),
             folder,
             compile_cache=tmp_path / "compile",
             stop_fd=never if stop_fd is None else stop_fd,
@@ -111,13 +113,13 @@ def run(data: Prepared, tmp_path: Path) -> Runner:
     return run
 
 
-def trial_of(source: str, profile: Profile, data: Prepared) -> Trial:
+def trial_of(source: str, profile: Profile, data: Prepared, device: Device) -> Trial:
     return Trial(
         run_id="test",
         source=source,
         seed=0,
         profile=profile,
-        device=cpu(),
+        device=device,
         training=data.training,
         validation=data.validation,
         tokenizer=data.tokenizer,
@@ -373,3 +375,40 @@ def test_judge_and_server_keep_to_their_own_log(run: Runner, tmp_path: Path):
     assert result.status is Status.FINISHED, result.message
     assert "from the trainer" in (tmp_path / "run" / LOG).read_text()
     assert (tmp_path / "run" / "judge.txt").read_text() == ""
+
+
+def used_mib(device: Device) -> float:
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByUUID(device.id)
+    used = pynvml.nvmlDeviceGetMemoryInfo(handle).used
+    pynvml.nvmlShutdown()
+    return used / 2**20
+
+
+@pytest.mark.gpu
+def test_a_gpu_trial_is_scored_like_a_cpu_trial_and_gives_its_memory_back(
+    run: Runner, data: Prepared
+):
+    (gpu, *_), before = gpus(), used_mib(gpus()[0])
+
+    result = run(module(), attrs.evolve(QUICK, clock="wall"), device=gpu)
+
+    assert result.status is Status.FINISHED, (result.message, result.log_tail)
+    assert result.score is not None
+    rows = open_rows(data.validation, SEQUENCE_LEN)
+    assert result.score.tokens <= rows[:, 1:].size
+    assert 0.5 < result.score.val_bpb < 10.0
+    assert result.peak_mib is not None
+    assert result.peak_mib < 1024  # of the GPU; the process itself resides in more
+    assert used_mib(gpu) <= before + 1
+    assert nothing_is_left()
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_is_asked_for_too_much_memory_is_an_oom_crash(run: Runner):
+    source = module("torch.empty(1 << 45, device=run.device)")
+
+    result = run(source, attrs.evolve(QUICK, clock="wall"), device=gpus()[0])
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.OOM)
+    assert "OutOfMemoryError" in result.message
