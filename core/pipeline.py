@@ -121,7 +121,7 @@ class Lab:
                 stop_fd=stop_fd,
                 show=show,
             )
-        except BaseException:
+        except BaseException:  # the session stops: half a trial is no trial
             self.journal.discard(run)
             raise
         return run, result, started

@@ -57,7 +57,9 @@ def test_a_session_measures_reports_and_remembers(
     monkeypatch.setenv("XDG_CACHE_HOME", str(project.path / "cache"))  # and prepares
     spec(project, "logits", cap(12))
 
-    first = project.runpytest_subprocess("specs", *QUICK, "--junitxml=junit.xml", "-rA")
+    first = project.runpytest_subprocess(
+        "specs", *QUICK, "--junitxml=junit.xml", "--durations=1"
+    )
     second = project.runpytest_subprocess("specs", *QUICK, "-v")
 
     assert first.ret == 0
@@ -72,6 +74,8 @@ def test_a_session_measures_reports_and_remembers(
         "*= verdicts =*",
         "  cap_12 * – * ± * 2 * measured*",
         'ask the history: duckdb runs.duckdb "from leaderboard"; each trial is in runs/',
+        "*= slowest 1 durations =*",
+        "*s call     specs/logits.py::cap_12",
         "*= 1 measured in *",
     ])
     ours = [line for line in first.outlines if str(project.path) not in line]
@@ -164,19 +168,36 @@ dead = Experiment(
     codemod=codemod("constants.SetConstant", name="SOFTCAP", value=0.1),
     expect=Expect(delta_bpb=0.4, on="cpu"),
 )
+hopeful = Experiment(
+    hypothesis="The same module, believed to help.",
+    change="Stop the output matrix.",
+    codemod=codemod("constants.SetConstant", name="SOFTCAP", value=0.1),
+    expect=Expect(delta_bpb=-0.4, on="cpu"),
+)
 """,
     )
 
     first = project.runpytest_subprocess("specs", "--budget", "1.5")
     second = project.runpytest_subprocess("specs", "--budget", "1.5")
-    strict = project.runpytest_subprocess("specs", "--budget", "1.5", "--rerun", "-v")
+    strict = project.runpytest_subprocess(
+        "specs", "--budget", "1.5", "--strict-hypotheses", "-v"
+    )
+    rerun = project.runpytest_subprocess("specs", "--budget", "1.5", "--rerun", "-v")
 
     first.stdout.fnmatch_lines([
         "supported    specs/harm.py::dead  +*",
         "dead: a repetition is supported too with *%*",
     ])
     second.stdout.fnmatch_lines(["supported    specs/harm.py::dead * (stored)"])
-    strict.stdout.fnmatch_lines(["*attempt 2, on fresh seeds*"])
+    assert first.ret == second.ret == 0  # a refuted hypothesis is a result
+    first.stdout.fnmatch_lines(["refuted      specs/harm.py::hopeful  +*"])
+    assert strict.ret == pytest.ExitCode.TESTS_FAILED
+    strict.stdout.fnmatch_lines([
+        "specs/harm.py::dead SUPPORTED *",
+        "specs/harm.py::hopeful REFUTED *",
+        "*1 failed, 1 supported in*",
+    ])
+    rerun.stdout.fnmatch_lines(["*attempt 2, on fresh seeds*"])
     assert {seed for (seed,) in rows(project, "select seed from runs")} == {
         *(0, 1, 1000, 1001)
     }

@@ -81,7 +81,7 @@ class Trials:
             self.swept = self.lab.journal.sweep()
             self.stored, self.refused, planned = self._plan(items)
             self._write_header(planned)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the next session must find the locks free
             self.live.close()
             self.locks.close()
             raise
