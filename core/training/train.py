@@ -8,6 +8,7 @@ literals, arithmetic, comparisons and the plainest built-ins.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 
 # Model
 DEPTH = 8  # blocks
@@ -182,16 +183,25 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Mix the values of each token and of the `window` tokens before it.
 
+    On a GPU no kernel behind ``scaled_dot_product_attention`` knows a window, and the
+    one that knows it is slower without: each block takes the better one.
+
     Args:
         q: Queries (B, T, N_HEAD, D).
         k: Keys (B, T, N_KV_HEAD, D).
         v: Values, shaped as the keys.
         window: Tokens back; SEQUENCE_LEN for all of them.
     """
-    T, queries_per_key = q.size(1), q.size(2) // k.size(2)
-    if queries_per_key > 1:  # repeated, since kernels with a mask know no groups
-        k = k.repeat_interleave(queries_per_key, dim=2)  # (B, T, H, D)
-        v = v.repeat_interleave(queries_per_key, dim=2)  # (B, T, H, D)
+    B, T, H, _ = q.shape
+    if H > k.size(2):  # repeated, since not every kernel knows groups of queries
+        k = k.repeat_interleave(H // k.size(2), dim=2)  # (B, T, H, D)
+        v = v.repeat_interleave(H // v.size(2), dim=2)  # (B, T, H, D)
+    if q.is_cuda and window < T - 1:
+        # A row is one sequence of T: https://arxiv.org/abs/2307.08691 with a window.
+        starts = torch.arange(0, B * T + 1, T, dtype=torch.int32, device=q.device)
+        q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B * T, H, D)
+        y = varlen_attn(q, k, v, starts, starts, T, T, window_size=(window, 0))
+        return y.unflatten(0, (B, T))  # (B, T, H, D)
     mask = None
     if window < T - 1:
         seen = torch.ones(T, T, dtype=torch.bool, device=q.device)  # (T, T) query, key
