@@ -193,7 +193,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         window: Tokens back; SEQUENCE_LEN for all of them.
     """
     B, T, H, _ = q.shape
-    if H > k.size(2):  # repeated, since not every kernel knows groups of queries
+    if k.size(2) < H:  # repeated, since not every kernel knows groups of queries
         k = k.repeat_interleave(H // k.size(2), dim=2)  # (B, T, H, D)
         v = v.repeat_interleave(H // v.size(2), dim=2)  # (B, T, H, D)
     if q.is_cuda and window < T - 1:
