@@ -7,7 +7,8 @@ spec → mutate → gates → plan → launch → judge → store → verdict �
 * spec      what a researcher writes: Experiment, Expect, Sweep, codemod
 * mutate    source x codemods -> Mutant (source, diff, changed symbols, digest)
 * gates     Mutant -> a configuration that can run, cheapest check first
-* profile   budget, data, sizes, device: gpu (five minutes), cpu (embedded)
+* device    what a trial runs on: the GPUs, as NVML knows them, or the CPU
+* profile   budget, data, sizes, devices: gpu (five minutes), cpu (embedded)
 * context   what must be equal for two runs to be compared
 * verdict   samples x prediction -> a word; arithmetic only
 * evidence  what is known: trials that have ended, claims, decisions

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import attrs
 
-from core.profile import Device, Profile
+from core.device import Device
+from core.profile import Profile
 
 HERE = Path(__file__).parent
 # A change in one of these can change a number: what trains, serves and judges, and what
 # sets their clock, threads and environment.
 NUMERIC_FILES = (
+    "device.py",
     "judge.py",
     "launch/clock.py",
     "launch/local.py",

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from core.context import Context, current_context
+from core.device import Device
 from core.errors import SessionError, StoreError
 from core.evidence import Known, Outcome, Verdict, claim_under
 from core.gates import Work, configuration
@@ -17,7 +18,7 @@ from core.launch.local import run_trial
 from core.launch.watch import Progress
 from core.mutate import Mutant
 from core.plan import Need
-from core.profile import Device, Profile
+from core.profile import Profile
 from core.store.connection import Held, opened
 from core.store.history import History, read_history
 from core.store.ingestion import ingest

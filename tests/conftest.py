@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from core.profile import gpus
+from core.device import gpus
 
 pytest_plugins = ("pytester",)
 

@@ -18,10 +18,11 @@ import pynvml
 import pytest
 import safetensors.numpy
 
+from core.device import Device, cpu, gpus
 from core.launch import Crash, Result, Status, Trial
 from core.launch.local import LOG, WEIGHTS, run_trial
 from core.launch.watch import Progress, Stopped
-from core.profile import CPU, Device, Profile, cpu, gpus
+from core.profile import CPU, Profile
 from core.training.data import Prepared, open_rows, open_source, prepare
 from core.training.tokenizer import Tokenizer
 from tests.conftest import ROOT
@@ -320,7 +321,8 @@ from pathlib import Path
 import attrs
 from core.launch.local import run_trial
 from core.launch import Trial
-from core.profile import CPU, cpu
+from core.device import cpu
+from core.profile import CPU
 settings = json.loads(sys.argv[1])
 profile = attrs.evolve(CPU, budget_seconds=600.0)
 trial = Trial(run_id="x", seed=0, profile=profile, device=cpu(), project=Path(settings["project"]),

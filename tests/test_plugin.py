@@ -437,7 +437,7 @@ def test_two_sessions_cannot_use_one_device(project: pytest.Pytester):
             sys.executable,
             "-c",
             "import sys; from core.plugin.lock import locked; from pathlib import Path;"
-            "from core.profile import cpu; lock = locked(Path('elsewhere'), [cpu()]);"
+            "from core.device import cpu; lock = locked(Path('elsewhere'), [cpu()]);"
             "print('locked', flush=True); sys.stdin.read()",
         ],
         cwd=project.path,

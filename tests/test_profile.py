@@ -7,8 +7,9 @@ import pytest
 
 import core.context
 from core.context import NUMERIC_FILES, current_context, numerics_digest
+from core.device import cpu, gpus
 from core.errors import SessionError
-from core.profile import CPU, GPU, PROFILES, choose, cpu, gpus
+from core.profile import CPU, GPU, PROFILES, choose
 from core.spec.vocabulary import PROFILE_NAMES
 
 CORE = Path(core.context.__file__).parent

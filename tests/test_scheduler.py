@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from core.device import cpu
 from core.evidence import Claim, Known
 from core.gates import Work
 from core.mutate import unchanged
 from core.pipeline import Lab
 from core.plan import Plan
 from core.plugin.scheduler import Scheduler, Undecided
-from core.profile import CPU, cpu
+from core.profile import CPU
 from core.spec import Case
 from core.verdict import Noise
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import attrs
 
-from core.profile import Device, Profile
+from core.device import Device
+from core.profile import Profile
 
 
 class Status(StrEnum):

@@ -7,8 +7,8 @@ from typing import Any, TextIO, cast
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from core.device import Device
 from core.launch.watch import Progress as TrialProgress
-from core.profile import Device
 
 
 class Live:

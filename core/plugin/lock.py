@@ -9,8 +9,8 @@ from pathlib import Path
 
 import filelock
 
+from core.device import Device
 from core.errors import SessionError
-from core.profile import Device
 
 HINT = "wait until it has ended, or stop it."
 

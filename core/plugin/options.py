@@ -6,8 +6,9 @@ import attrs
 import platformdirs
 import pytest
 
+from core.device import Device
 from core.errors import SessionError
-from core.profile import PROFILES, Device, Profile, choose
+from core.profile import PROFILES, Profile, choose
 
 MODULE_INI = "deltaspec_module"
 TRAINING_MODULE = "core/training/train.py"

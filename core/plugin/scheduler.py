@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import attrs
 
+from core.device import Device
 from core.errors import SessionError
 from core.evidence import Verdict
 from core.gates import Work
@@ -16,7 +17,6 @@ from core.launch import Result
 from core.launch.watch import Progress, Stopped
 from core.pipeline import Lab
 from core.plan import Lost, Need, Plan, base_due
-from core.profile import Device
 
 Watcher = Callable[[Device, str, Progress | None], None]
 
