@@ -1,6 +1,7 @@
 """What is known: trials that have ended, what was claimed, and what was decided."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import datetime
 
 import attrs
@@ -10,7 +11,7 @@ from core.spec import Expect
 from core.verdict import Noise, pool
 
 SEEDS_AN_ATTEMPT = 1000  # a new attempt is a test on seeds that nobody has seen
-LATEST_BASES = 8  # older base runs may have drifted away from today's machine
+LATEST_BASES = 8  # of a device: with older ones it may have been another machine
 
 
 @attrs.frozen(kw_only=True)
@@ -27,6 +28,7 @@ class Outcome:
     val_bpb: float | None = None
     wall_seconds: float = 0.0
     claim: str | None = None  # `Claim.text` of what it was run for; None for the base
+    device: str = ""  # UUID of the GPU, or cpu
     started_at: datetime | None = attrs.field(default=None, eq=False)  # UTC, naive
 
     @property
@@ -90,7 +92,7 @@ class Verdict:
         noise_df: They.
         looks: Of the design: candidate runs at which it ends; it may decide before.
         candidates: Seeds that the mutant ran with.
-        bases: Runs of the base.
+        bases: Runs of the base, all on devices that the mutant ran on.
         seconds: Wall-clock time of the runs of the mutant.
         runs: All runs, by name.
     """
@@ -144,17 +146,43 @@ class Known:
         """Return the trials of one mutant with one seed that count."""
         return [o for o in self.outcomes if (o.mutant, o.seed) == (mutant, seed)]
 
+    def finished(self, mutant: str, seed: int) -> list[Outcome]:
+        """Return the trials of one mutant with one seed that gave a number."""
+        return [o for o in self.of(mutant, seed) if o.val_bpb is not None]
+
+    def paired(self, mutant: str, seed: int) -> Outcome | None:
+        """Return the finished trial that has a partner, if there is one.
+
+        Its partner is the base with the same seed on the same device.
+        """
+        bases = {outcome.device for outcome in self.finished(self.base, seed)}
+        finished = self.finished(mutant, seed)
+        return next((o for o in finished if o.device in bases), None)
+
     def noise(self) -> Noise:
-        """Return the seed's noise, from every mutant of the context."""
-        groups: dict[str, dict[int, float]] = defaultdict(dict)
+        """Return the seed's noise, from every mutant of the context.
+
+        It is what differs within a mutant and a device, since devices differ by more;
+        and a seed's effect is drawn once, on however many devices it was seen.
+        """
+        firsts: dict[tuple[str, int], Outcome] = {}
         for outcome in self.outcomes:
             if outcome.val_bpb is not None:
-                groups[outcome.mutant].setdefault(outcome.seed, outcome.val_bpb)
-        return pool([tuple(seeds.values()) for seeds in groups.values()], self.prior)
+                firsts.setdefault((outcome.mutant, outcome.seed), outcome)
+        blocks: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for outcome in firsts.values():
+            blocks[outcome.mutant, outcome.device].append(outcome.val_bpb)
+        return pool(blocks.values(), self.prior)
 
-    def bases(self) -> list[Outcome]:
-        """Return the latest finished runs of the base."""
-        finished = [
-            o for o in self.outcomes if o.mutant == self.base and o.val_bpb is not None
-        ]
-        return finished[-LATEST_BASES:]
+    def bases(self, devices: Iterable[str]) -> list[Outcome]:
+        """Return the latest finished runs of the base on each of *devices*."""
+        latest = []
+        for device in dict.fromkeys(devices):
+            there = [
+                outcome
+                for outcome in self.outcomes
+                if (outcome.mutant, outcome.device) == (self.base, device)
+                and outcome.val_bpb is not None
+            ]
+            latest += there[-LATEST_BASES:]
+        return latest

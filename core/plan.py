@@ -5,13 +5,21 @@ night that was interrupted, gets the next step and nothing is done twice.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 import attrs
 
 from core.evidence import SEEDS_AN_ATTEMPT, Claim, Known, Outcome, Verdict
-from core.verdict import Decision, Estimate, Noise, decide, power, seeds_needed
+from core.verdict import (
+    Decision,
+    Estimate,
+    Measured,
+    Noise,
+    decide,
+    power,
+    seeds_needed,
+)
 
 CANDIDATES_A_BASE = 6  # so that about one run in seven is the base's
 BASE_LASTS = timedelta(hours=6)
@@ -25,7 +33,10 @@ FINAL = ("supported", "refuted", "crashed", "invalid")
 
 @attrs.frozen(kw_only=True)
 class Need:
-    """A trial that has to run: this mutant with this seed."""
+    """A trial that has to run: this mutant with this seed.
+
+    A candidate's is met when the base has run with that seed on the same device, too.
+    """
 
     mutant: str
     seed: int
@@ -65,46 +76,74 @@ class Plan:
         return self.attempt * SEEDS_AN_ATTEMPT + look - 1
 
     def advance(self, known: Known) -> Need | Verdict | Lost:
-        """Return the next trial, or the verdict if there is nothing more to run."""
+        """Return the next candidate trial, or the verdict if no more is to run."""
         candidates: list[Outcome] = []
         for look in range(1, self.allowed + 1):
-            for mutant in (self.base, self.mutant):
-                seen = self._look(known, mutant, self.seed(look))
-                if isinstance(seen, Need | Lost):
-                    # Decided by all that is known: later base runs may move an
-                    # earlier look, which must not end the plan without the rest.
-                    return self._decided(known, candidates) or seen
-                if seen.val_bpb is None:
-                    return self._without_estimate(known, seen)
+            seen = self._look(known, look)
+            if isinstance(seen, Need | Lost):
+                # Decided by all that is known: later base runs may move an
+                # earlier look, which must not end the plan without the rest.
+                return self._decided(known, candidates) or seen
+            if seen.status == "crashed":
+                # It may have run ahead of a look that made it superfluous.
+                decided = self._decided(known, candidates)
+                return decided or self._without_estimate(known, seen)
+            if seen.val_bpb is None:
+                return self._without_estimate(known, seen)
             candidates.append(seen)
         verdict = self._decided(known, candidates)
         assert verdict is not None, "a plan decides at its last look"
         return verdict
 
-    def _look(self, known: Known, mutant: str, seed: int) -> Outcome | Need | Lost:
-        """Return the trial of one mutant with one seed, or what it takes to have it."""
-        seen = known.of(mutant, seed)
-        if mutant == self.base:  # without a number it is nobody's verdict
-            seen = [outcome for outcome in seen if outcome.val_bpb is not None]
-        for outcome in seen:
-            if outcome.status in ("finished", "invalid"):
-                return outcome
-        if len(seen) >= CRASHES:
-            return seen[-1]
-        lost = [o for o in known.lost if (o.mutant, o.seed) == (mutant, seed)]
-        broken = [o for o in lost if o.status not in ("killed", "infrastructure")]
-        if len(broken) >= CRASHES:
-            return Lost(
-                reason="the base itself failed "
-                f"({broken[-1].crash or broken[-1].status}): {broken[-1].message}",
-                outcome=broken[-1],
-            )
-        if len(lost) > RETRIES:
-            return Lost(
-                reason=f"seed {seed} was lost {len(lost)} times: {lost[-1].message}",
-                outcome=lost[-1],
-            )
-        return Need(mutant=mutant, seed=seed)
+    def ahead(self, known: Known) -> Iterator[Need]:
+        """Yield the trials after the due one, which a device may run that idles.
+
+        In the order of the looks, up to one that ends the plan whatever comes before.
+        """
+        is_due = True
+        for look in range(1, self.allowed + 1):
+            seen = self._look(known, look)
+            if isinstance(seen, Need):
+                if not is_due:
+                    yield seen
+                is_due = False
+            elif isinstance(seen, Lost) or seen.val_bpb is None:
+                return
+
+    def blocked(self, known: Known, need: Need) -> Lost | None:
+        """Return why neither the need nor its partner is worth another trial, if so."""
+        for mutant in (self.base, need.mutant):
+            lost = [o for o in known.lost if (o.mutant, o.seed) == (mutant, need.seed)]
+            broken = [o for o in lost if o.status not in ("killed", "infrastructure")]
+            if len(broken) >= CRASHES:
+                return Lost(
+                    reason="the base itself failed "
+                    f"({broken[-1].crash or broken[-1].status}): {broken[-1].message}",
+                    outcome=broken[-1],
+                )
+            if len(lost) > RETRIES:
+                return Lost(
+                    reason=f"seed {need.seed} was lost {len(lost)} times: "
+                    f"{lost[-1].message}",
+                    outcome=lost[-1],
+                )
+        return None
+
+    def _look(self, known: Known, look: int) -> Outcome | Need | Lost:
+        """Return the trial that a look rests on, or what it takes to have it."""
+        seed = self.seed(look)
+        seen = known.of(self.mutant, seed)
+        invalid = [outcome for outcome in seen if outcome.status == "invalid"]
+        if invalid:
+            return invalid[0]
+        paired = known.paired(self.mutant, seed)
+        if paired is not None:
+            return paired
+        crashed = [outcome for outcome in seen if outcome.status == "crashed"]
+        if len(crashed) >= CRASHES:
+            return crashed[-1]
+        need = Need(mutant=self.mutant, seed=seed)
+        return self.blocked(known, need) or need
 
     def _without_estimate(self, known: Known, outcome: Outcome) -> Verdict:
         """Return the verdict on a mutant that has no number."""
@@ -121,10 +160,10 @@ class Plan:
     def _decided(self, known: Known, candidates: list[Outcome]) -> Verdict | None:
         if not candidates:
             return None
-        bases = known.bases()
+        bases = known.bases(outcome.device for outcome in candidates)
         decision = decide(
-            candidate=_bpb(candidates),
-            base=_bpb(bases),
+            candidate=_measured(candidates),
+            base=_measured(bases),
             delta_bpb=self.claim.delta_bpb,
             within=self.claim.within,
             noise=known.noise(),
@@ -182,20 +221,42 @@ class Plan:
         )
 
 
-def _bpb(outcomes: Iterable[Outcome]) -> list[float]:
-    return [outcome.val_bpb for outcome in outcomes if outcome.val_bpb is not None]
+def _measured(outcomes: Iterable[Outcome]) -> list[Measured]:
+    return [
+        Measured(val_bpb=outcome.val_bpb, seed=outcome.seed, device=outcome.device)
+        for outcome in outcomes
+        if outcome.val_bpb is not None
+    ]
 
 
-def base_due(known: Known, now: datetime) -> Need | None:
-    """Return the base run that is due before the next candidate, if one is.
+def trial(known: Known, need: Need, device: str) -> Need:
+    """Return what has to run on *device* for *need*: its partner first, then itself.
+
+    A base that cannot run costs no candidate its slot.
+
+    Args:
+        known: All trials of the context.
+        need: Of a candidate, not met yet.
+        device: UUID of the GPU, or cpu.
+    """
+    bases = known.finished(known.base, need.seed)
+    if any(outcome.device == device for outcome in bases):
+        return need
+    return Need(mutant=known.base, seed=need.seed)
+
+
+def base_due(known: Known, now: datetime, device: str) -> Need | None:
+    """Return the base run that is due on a device before its next candidate, if one is.
 
     The machine drifts, and base runs that are all old would blame the candidates.
 
     Args:
         known: All trials of the context.
         now: UTC.
+        device: UUID of the GPU, or cpu.
     """
-    finished = [o for o in known.outcomes if o.val_bpb is not None]
+    here = [outcome for outcome in known.outcomes if outcome.device == device]
+    finished = [outcome for outcome in here if outcome.val_bpb is not None]
     last = max(
         (i for i, o in enumerate(finished) if o.mutant == known.base), default=None
     )
@@ -205,9 +266,15 @@ def base_due(known: Known, now: datetime) -> Need | None:
     is_old = began is not None and now.replace(tzinfo=None) - began > BASE_LASTS
     if len(finished) - 1 - last < CANDIDATES_A_BASE and not is_old:
         return None
-    used = {o.seed for o in known.outcomes if o.mutant == known.base}
+    # The plans need the smallest seeds first, so it may save them a run.
+    used = {outcome.seed for outcome in here if outcome.mutant == known.base}
     seed = next(seed for seed in range(len(used) + 1) if seed not in used)
-    lost = [o for o in known.lost if (o.mutant, o.seed) == (known.base, seed)]
+    lost = [
+        outcome
+        for outcome in known.lost
+        if (outcome.mutant, outcome.seed) == (known.base, seed)
+        and outcome.device == device
+    ]
     if len(lost) > RETRIES:
         return None
     return Need(mutant=known.base, seed=seed)

@@ -6,6 +6,7 @@ variance, so that nothing depends on the unit or the sign of val_bpb.
 """
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -32,11 +33,28 @@ REFUTATION_POWER = 1.0
 HALF_WIDTH = float(ndtri((1 + COVERAGE) / 2))  # of an interval, in standard errors
 TAIL = 8.0  # standard deviations beyond which a normal density is dropped
 
-Sample = Sequence[float]  # val_bpb of one mutant over its seeds, in bits per byte
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Numbers = Any  # one number or an array of them
 
 gauss_legendre = lru_cache(np.polynomial.legendre.leggauss)
+
+
+@attrs.frozen(kw_only=True)
+class Measured:
+    """A run that has a number.
+
+    Attributes:
+        val_bpb: In bits per byte.
+        seed: Runs of one mutant with one seed are one draw of the seed's effect.
+        device: A block: its speed adds the same to every run on it.
+    """
+
+    val_bpb: float = attrs.field(validator=[gt(-math.inf), lt(math.inf)])
+    seed: int
+    device: str
+
+
+Sample = Sequence[Measured]  # runs of one mutant, in any order
 
 
 @attrs.frozen(kw_only=True)
@@ -51,13 +69,14 @@ class Noise:
 class Estimate:
     """A measured effect in bits per byte, with an interval that has COVERAGE."""
 
-    delta_bpb: float  # mean of the candidate minus mean of the base
+    delta_bpb: float  # candidate minus base, within devices
     lower: float  # the interval is not corrected for having stopped early
     upper: float
     sd: float  # of the seed, and the degrees of freedom behind it
     df: float
+    information: float  # sd^2 over the variance of delta_bpb
     candidates: int  # runs
-    bases: int
+    bases: int  # runs on devices that the candidate ran on
 
 
 @attrs.frozen(kw_only=True)
@@ -71,44 +90,91 @@ class Decision:
     size_held: bool | None = None  # does the interval hold it?  None: no size declared
 
 
-def pool(groups: Iterable[Sample], prior: Noise) -> Noise:
+def pool(blocks: Iterable[Sequence[float]], prior: Noise) -> Noise:
     """Estimate the seed's noise from every mutant of one context.
 
     The prior counts as ``prior.df`` more squared deviations of ``prior.sd``, a scaled
     inverse chi-squared (Gelman et al., Bayesian Data Analysis, section 2.6).
 
     Args:
-        groups: One sample a mutant; a sample of one run adds nothing.
+        blocks: val_bpb of one mutant on one device over different seeds, since between
+            devices it differs by more than the seed; one run alone adds nothing.
         prior: What was believed before the first run.
     """
     if math.isinf(prior.df):
         return prior
     squares, df = [prior.df * prior.sd**2], prior.df
-    for group in groups:
-        mean = _mean(group)
-        squares += [(value - mean) ** 2 for value in group]
-        df += len(group) - 1
+    for block in blocks:
+        mean = _mean(block)
+        squares += [(value - mean) ** 2 for value in block]
+        df += len(block) - 1
     return Noise(sd=math.sqrt(math.fsum(squares) / df), df=df)
 
 
 def estimate(candidate: Sample, base: Sample, noise: Noise) -> Estimate:
     """Measure the effect of a candidate, with its interval; all in bits per byte.
 
+    The difference is taken within each device, and the differences are averaged: the
+    intra-block estimate of an unbalanced block design (Cochran & Cox, Experimental
+    Designs (1957), section 9.3; Cox, Planning of Experiments (1958), chapter 3), so
+    that a device's speed cancels.
+
+    Args:
+        candidate: Runs of the candidate.
+        base: Runs of the base; those on a device without the candidate are ignored.
+        noise: The seed's.
+
     Raises:
-        ValueError: A sample is empty or not finite.
+        ValueError: A device has the candidate's runs and none of the base, or there is
+            no run at all.
     """
-    delta = _mean(candidate) - _mean(base)
-    n, m = len(candidate), len(base)
-    half = noise.sd / math.sqrt(_information(n, m)) * float(_as_t(HALF_WIDTH, noise.df))
+    shares = _shares(candidate, base)
+    base = [run for run in base if run.device in shares]
+    delta = math.fsum(
+        share * (_mean(_on(device, candidate)) - _mean(_on(device, base)))
+        for device, share in shares.items()
+    )
+    information = 1 / (_squares(candidate, shares) + _squares(base, shares))
+    half = noise.sd / math.sqrt(information) * float(_as_t(HALF_WIDTH, noise.df))
     return Estimate(
         delta_bpb=delta,
         lower=delta - half,
         upper=delta + half,
         sd=noise.sd,
         df=noise.df,
-        candidates=n,
-        bases=m,
+        information=information,
+        candidates=len(candidate),
+        bases=len(base),
     )
+
+
+def _shares(candidate: Sample, base: Sample) -> dict[str, float]:
+    """Return the weight of each device, by the variance of what is seen there."""
+    n = Counter(run.device for run in candidate)
+    m = Counter(run.device for run in base)
+    if not n or n.keys() - m.keys():
+        alone = ", ".join(sorted(n.keys() - m.keys())) or "any device"
+        raise ValueError(f"Expected runs of candidate and base on {alone}.")
+    weights = {device: n[device] * m[device] / (n[device] + m[device]) for device in n}
+    total = math.fsum(weights.values())
+    return {device: weight / total for device, weight in weights.items()}
+
+
+def _on(device: str, sample: Sample) -> list[float]:
+    return [run.val_bpb for run in sample if run.device == device]
+
+
+def _squares(sample: Sample, shares: dict[str, float]) -> float:
+    """Return the variance that a sample brings to the estimate, in seed variances.
+
+    A seed that ran on several devices has one effect, which counts as often as it ran.
+    That the runs are not quite as alike makes this too large rather than too small.
+    """
+    runs = Counter(run.device for run in sample)
+    by_seed = defaultdict(list)
+    for run in sample:
+        by_seed[run.seed].append(shares[run.device] / runs[run.device])
+    return math.fsum(math.fsum(parts) ** 2 for parts in by_seed.values())
 
 
 def decide(
@@ -123,8 +189,8 @@ def decide(
     """Read the runs so far against the prediction.
 
     Args:
-        candidate: val_bpb over seeds, in bits per byte; its length is the look.
-        base: The same of the base.
+        candidate: Runs of the candidate; their number is the look.
+        base: Runs of the base.
         delta_bpb: The predicted effect in bits per byte, negative for an improvement;
             0 claims equivalence; None predicts nothing and never gets a word.
         within: For equivalence: how far from 0 still counts as the same.
@@ -132,7 +198,7 @@ def decide(
         looks: Candidate runs at which the plan ends; a plan of one gets no word.
 
     Raises:
-        ValueError: A sample is empty, not finite or too long, or *within* is missing.
+        ValueError: As for ``estimate``, too many candidate runs, or no *within*.
     """
     if delta_bpb == 0 and (within or 0) <= 0:
         raise ValueError("delta_bpb=0: expected within= of more than 0.")
@@ -252,6 +318,12 @@ def _stops(
     m > n successive z are more alike than planned, unless n / m falls from look to
     look, and crossing anywhere is less likely (Slepian, Bell Syst. Tech. J. 41 (1962)
     463): conservative.
+
+    On several devices m is what the information amounts to, of a base on one device.
+    It is below n where base runs of one seed on two devices count as one draw, and then
+    the estimate is not the most precise one, which the argument asks for: there and
+    where the bases of a device grow in number from look to look, that few words are
+    false is known by simulation.
     """
     fraction = np.arange(1, looks + 1) / looks
     spent = FALSE_SUPPORT * fraction**SUPPORT_POWER
@@ -274,13 +346,14 @@ def _stops(
 def _word(
     seen: Estimate, delta_bpb: float, within: float | None, looks: int
 ) -> tuple[str | None, str]:
-    n, m = seen.candidates, seen.bases
+    n = seen.candidates
     if delta_bpb == 0:
         return _word_of_equivalence(seen, within) if n == looks else (None, "")
+    m = 1 / (1 / seen.information - 1 / n)  # so that _information(n, m) is the actual
     declared = abs(delta_bpb) / seen.sd
     stops = _stops(n, m, looks=looks, df=seen.df, declared=declared)
     supported, refuted, hopeless = map(float, stops)
-    root = math.sqrt(_information(n, m))
+    root = math.sqrt(seen.information)
     z = math.copysign(1.0, delta_bpb) * seen.delta_bpb / seen.sd * root
     at = f"Look {n} of {looks}: the effect is {z:z.1f} standard errors"
     # An effect that exists but is smaller than declared crosses both boundaries, and
@@ -324,7 +397,7 @@ def _replication(
     favours lucky draws, it is as hopeful as the estimate is.
     """
     points, weights = gauss_legendre(24)
-    error = 1 / math.sqrt(_information(seen.candidates, seen.bases))
+    error = 1 / math.sqrt(seen.information)
     g = math.copysign(1.0, delta_bpb) * seen.delta_bpb / seen.sd
     effects = g + error * stdtrit(seen.df, (points + 1) / 2)
     noise = Noise(sd=seen.sd, df=seen.df)
@@ -393,7 +466,5 @@ def _information(n: Numbers, m: Numbers) -> Numbers:
     return 1 / (1 / n + 1 / m)
 
 
-def _mean(sample: Sample) -> float:
-    if not len(sample) or not all(map(math.isfinite, sample)):
-        raise ValueError(f"val_bpb={list(sample)!r}: expected finite numbers.")
-    return math.fsum(sample) / len(sample)  # exact, so the order does not matter
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)  # exact, so the order does not matter
