@@ -185,6 +185,7 @@ class Lab:
             val_bpb=row["val_bpb"],
             wall_seconds=wall_seconds,
             claim=claim,
+            device=device.id,
             started_at=started.replace(tzinfo=None),
         )
         self.known.add(outcome)

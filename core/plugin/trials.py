@@ -1,11 +1,13 @@
 """The trials of one pytest session: from selected experiments to reports of verdicts."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import attrs
 
+from core.device import Device
 from core.evidence import Known, Verdict, claim_under
 from core.launch.log import escaped
 from core.mutate import Mutant
@@ -240,7 +242,7 @@ class Trials:
             return
         request, lab = self.request, self.lab
         profile, noise = request.profile, lab.known.noise()
-        trials = _count_trials(planned, lab.known)
+        trials = _count_trials(planned, lab.known, request.devices)
         seconds = trials * self._trial_seconds() / len(request.devices)
         runs = sum(o.mutant == lab.base.digest for o in lab.known.outcomes)
         write = self.terminal.write_line
@@ -294,17 +296,29 @@ class Trials:
             )
 
 
-def _count_trials(planned: list[Undecided], known: Known) -> int:
-    """Return how many trials are missing if every plan goes to its last look."""
+def _count_trials(
+    planned: list[Undecided], known: Known, devices: Sequence[Device]
+) -> int:
+    """Return how many trials are missing if every plan goes to its last look.
+
+    At most: fewer where candidates of one seed share a device, and so the base's run.
+    """
     needs = {
-        Need(mutant=mutant, seed=undecided.plan.seed(look))
+        Need(mutant=undecided.plan.mutant, seed=undecided.plan.seed(look))
         for undecided in planned
         for look in range(1, undecided.plan.allowed + 1)
-        for mutant in (undecided.plan.base, undecided.plan.mutant)
     }
-    missing = [need for need in needs if not known.of(need.mutant, need.seed)]
-    candidates = sum(need.mutant != known.base for need in missing)
-    return len(missing) + candidates // CANDIDATES_A_BASE
+    missing = [n for n in needs if known.paired(n.mutant, n.seed) is None]
+    here = {device.id for device in devices}
+    candidates = sum(
+        here.isdisjoint(o.device for o in known.finished(n.mutant, n.seed))
+        for n in missing
+    )
+    bases = sum(
+        min(wanted, len(here - {o.device for o in known.finished(known.base, seed)}))
+        for seed, wanted in Counter(need.seed for need in missing).items()
+    )
+    return candidates + bases + candidates // CANDIDATES_A_BASE
 
 
 def _duration(seconds: float) -> str:
