@@ -10,6 +10,8 @@ import libcst as cst
 import pytest
 from libcst.codemod import CodemodContext
 
+from codemods.architecture.one_more_block import OneMoreBlock
+from codemods.architecture.weight_tying import WeightTying
 from codemods.base import Codemod
 from codemods.constants import ScaleConstant, SetConstant
 from codemods.functions import ReplaceFunction
@@ -681,3 +683,39 @@ def test_a_group_or_parameter_that_cannot_be_changed_says_why(
     codemod, options, message
 ):
     assert str(error_of(codemod, GROUPS, **options)) == message
+
+
+# Codemods of single experiments
+
+
+def test_one_more_block_needs_a_depth_that_is_known():
+    error = error_of(OneMoreBlock, "DEPTH = int(os.environ['DEPTH'])")
+
+    assert isinstance(error, CodemodRefused)
+    assert str(error) == (
+        "DEPTH = int(os.environ['DEPTH']) is not a number of blocks.\n\n"
+        "hint: set it by constants.SetConstant(name=..., expression=...)."
+    )
+
+
+def test_a_computed_depth_becomes_the_number_after_it():
+    assert applied(OneMoreBlock, "N = 3\nDEPTH = 2 * N") == "N = 3\nDEPTH = 7"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            'first = dict(name="lm_head", params=[model.head])',
+            "The optimizer group 'lm_head' is not an element of a list.\n\n"
+            'hint: list it with the other groups: [dict(name="lm_head", ...), ...].',
+        ),
+        (
+            GROUPS.replace('name="head"', 'name="lm_head"'),
+            "There is no statement 'self.lm_head = Linear(...)' in GPT.__init__.\n\n"
+            "hint: take one that is there, such as: self.head = Linear(2, 2).",
+        ),
+    ],
+)
+def test_weights_that_cannot_be_tied_say_why(source, message):
+    assert str(error_of(WeightTying, source)) == message
