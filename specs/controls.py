@@ -1,7 +1,7 @@
 """What must show nothing, and what must show harm: how far verdicts can be believed.
 
-Equivalence is claimed within more than the one run differed that was published for each.
-What was never published has no prediction: it is measured.
+Both placebos were published as differences of one run, smaller than what counts here as
+the same.  What was never published has no prediction: it is measured.
 """
 
 from core.spec import Expect, Experiment, codemod
