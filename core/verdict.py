@@ -319,11 +319,12 @@ def _stops(
     look, and crossing anywhere is less likely (Slepian, Bell Syst. Tech. J. 41 (1962)
     463): conservative.
 
-    On several devices m is what the information amounts to, of a base on one device.
-    It is below n where base runs of one seed on two devices count as one draw, and then
-    the estimate is not the most precise one, which the argument asks for: there and
-    where the bases of a device grow in number from look to look, that few words are
-    false is known by simulation.
+    On several devices m is that of a base on one device with the same information.
+    It is below n where runs of one base seed on two devices count as one draw; the
+    estimate is then not the most precise one, as that argument asks for.  There, and
+    where the bases of a device grow in number between two looks, the bound of support
+    is known to hold by simulation; that of refutation is missed by a little if they
+    grow from one to many.
     """
     fraction = np.arange(1, looks + 1) / looks
     spent = FALSE_SUPPORT * fraction**SUPPORT_POWER
@@ -331,7 +332,7 @@ def _stops(
     support = np.array(boundaries(tuple(spent.tolist())))
     spent = FALSE_REFUTATION * fraction**REFUTATION_POWER
     refutation = np.array(boundaries(tuple(spent.tolist())))
-    most = np.maximum(m, looks)
+    most = m + np.clip(looks - m, 0, looks - n)  # each run to come brings its partner
     last = _as_t(support[-1], df + (looks - n) + (most - m))  # a run to come adds one
     now, then = _information(n, m), _information(looks, most)
     short = declared * np.sqrt(now) - _as_t(refutation[n - 1], df)
