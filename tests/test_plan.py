@@ -25,6 +25,7 @@ from core.plan import (
     base_due,
     next_attempt,
     past_verdict,
+    trial,
     underpowered,
 )
 from core.profile import CPU, GPU
@@ -67,11 +68,11 @@ def ended(mutant, seed, val_bpb=None, **fields):
     )
 
 
-def pairs(seeds, effect=0.0):
+def pairs(seeds, effect=0.0, device=""):
     """Return finished runs of base and mutant, *effect* apart, seed by seed."""
     for seed in seeds:
-        yield ended(BASE, seed, 1.0)
-        yield ended(MUTANT, seed, 1.0 + effect)
+        yield ended(BASE, seed, 1.0, device=device)
+        yield ended(MUTANT, seed, 1.0 + effect, device=device)
 
 
 def knowing(outcomes, **options):
@@ -81,14 +82,28 @@ def knowing(outcomes, **options):
     return known
 
 
-def carried_out(plan, known, *, effect=0.0):
-    """Run what the plan asks for until it ends; return its end and what it asked for."""
-    asked = []
-    while isinstance(step := plan.advance(known), Need):
-        asked.append((step.mutant, step.seed))
-        shift = effect if step.mutant == plan.mutant else 0.0
-        known.add(ended(step.mutant, step.seed, 1.0 + shift))
-    return step, asked
+def next_trial(plan, known, device=""):
+    """Return what *device* has to run for the plan, or its end."""
+    step = plan.advance(known)
+    return trial(known, step, device) if isinstance(step, Need) else step
+
+
+def carried_out(plan, known, *, effect=0.0, speeds=None):
+    """Run what the plan asks for until it ends; return its end and what was run.
+
+    The seeds take the devices in turn; *speeds* is what each adds to val_bpb.
+    """
+    devices = list((speeds or {"": 0.0}).items())
+    ran = []
+    while True:
+        step = plan.advance(known)
+        if not isinstance(step, Need):
+            return step, ran
+        device, speed = devices[step.seed % len(devices)]
+        need = trial(known, step, device)
+        ran.append((need.mutant, need.seed))
+        shift = effect if need.mutant == plan.mutant else 0.0
+        known.add(ended(need.mutant, need.seed, 1.0 + speed + shift, device=device))
 
 
 # What is asked for
@@ -125,7 +140,7 @@ def test_an_interrupted_plan_asks_for_exactly_what_is_missing():
 def test_asking_twice_changes_nothing():
     plan, known = a_plan(), knowing(pairs((0,), effect=-0.01))
 
-    assert plan.advance(known) == plan.advance(known) == Need(mutant=BASE, seed=1)
+    assert plan.advance(known) == plan.advance(known) == Need(mutant=MUTANT, seed=1)
 
 
 def test_a_new_attempt_is_on_seeds_that_nobody_has_seen():
@@ -143,7 +158,7 @@ def test_a_new_attempt_is_on_seeds_that_nobody_has_seen():
 
 def test_an_effect_is_not_supported_by_one_pair_and_is_by_the_second():
     known = knowing(pairs((0,), effect=-0.5))
-    assert a_plan().advance(known) == Need(mutant=BASE, seed=1)
+    assert a_plan().advance(known) == Need(mutant=MUTANT, seed=1)
 
     verdict, _ = carried_out(a_plan(), known, effect=-0.5)
 
@@ -220,12 +235,12 @@ def test_the_word_rests_on_all_runs_that_are_known_not_on_an_earlier_look():
 def test_base_runs_that_arrive_later_do_not_end_a_plan_at_an_earlier_look():
     plan = a_plan(Claim(delta_bpb=-0.002))
     known = knowing([*pairs((0,), effect=0.0), *pairs((1,), effect=-0.004)])
-    assert plan.advance(known) == Need(mutant=BASE, seed=2)
+    assert plan.advance(known) == Need(mutant=MUTANT, seed=2)
 
     for seed in range(6):  # of another plan; against these the first pair refutes
         known.add(ended(BASE, 2000 + seed, 0.999))
 
-    assert plan.advance(known) == Need(mutant=BASE, seed=2)
+    assert plan.advance(known) == Need(mutant=MUTANT, seed=2)
 
 
 # Nothing predicted
@@ -336,7 +351,7 @@ def test_a_trial_that_was_lost_is_run_again_and_given_up_after_three(mutant, sta
     lost = ended(mutant, 0, status=status, message="no such device")
     asked = 0
 
-    while a_plan().advance(known) == Need(mutant=mutant, seed=0):
+    while next_trial(a_plan(), known) == Need(mutant=mutant, seed=0):
         asked += 1
         known.add(lost)
 
@@ -377,7 +392,7 @@ def test_a_killed_trial_does_not_reproduce_a_crash():
 def test_a_base_that_fails_twice_is_nobodys_verdict(status, crash, reason):
     failed = ended(BASE, 0, status=status, crash=crash, message="loss is nan")
     known = knowing([failed])
-    assert a_plan().advance(known) == Need(mutant=BASE, seed=0)
+    assert next_trial(a_plan(), known) == Need(mutant=BASE, seed=0)
 
     known.add(failed)
 
@@ -390,7 +405,168 @@ def test_a_base_that_failed_in_an_earlier_session_is_tried_again(status):
 
     next_session = attrs.evolve(unknown(), outcomes=stored)
 
-    assert a_plan().advance(next_session) == Need(mutant=BASE, seed=0)
+    assert next_trial(a_plan(), next_session) == Need(mutant=BASE, seed=0)
+
+
+# Devices
+
+A, B, C = "GPU-a", "GPU-b", "GPU-c"
+
+
+def test_on_every_device_the_base_runs_before_the_candidate():
+    plan, known = a_plan(), knowing([ended(BASE, 0, 1.0, device=A)])
+
+    assert next_trial(plan, known, A) == Need(mutant=MUTANT, seed=0)
+    assert next_trial(plan, known, B) == Need(mutant=BASE, seed=0)
+
+
+def test_a_base_run_that_failed_on_a_device_is_none_there():
+    known = knowing([ended(BASE, 0, device=A), ended(BASE, 0, status="killed")])
+
+    assert next_trial(a_plan(), known, A) == Need(mutant=BASE, seed=0)
+
+
+def test_candidate_and_base_on_different_devices_are_not_a_pair():
+    known = knowing([ended(BASE, 0, 1.0, device=A), ended(MUTANT, 0, 0.5, device=B)])
+    assert known.paired(MUTANT, 0) is None
+    assert a_plan().advance(known) == Need(mutant=MUTANT, seed=0)
+    assert next_trial(a_plan(), known, B) == Need(mutant=BASE, seed=0)
+
+    known.add(ended(BASE, 0, 1.0, device=B))
+
+    assert known.paired(MUTANT, 0).device == B
+    assert a_plan().advance(known) == Need(mutant=MUTANT, seed=1)
+
+
+def test_the_first_candidate_run_that_has_a_partner_is_the_one_that_counts():
+    known = knowing([
+        ended(MUTANT, 0, 0.9, device=A),
+        *pairs((0,), device=B),
+        *pairs((0,), device=C),
+    ])
+
+    assert known.paired(MUTANT, 0).device == B
+
+
+def test_a_crash_is_no_partner():
+    known = knowing([ended(BASE, 0, device=A), ended(MUTANT, 0, 1.0, device=A)])
+
+    assert known.paired(MUTANT, 0) is None
+    assert known.finished(BASE, 0) == []
+
+
+@pytest.mark.parametrize("looks", [2, 6])
+def test_the_speed_of_a_device_is_no_effect(looks):
+    plan = a_plan(Claim(), looks)
+    speeds = {A: 0.0, B: 0.08, C: -0.05}
+
+    one, _ = carried_out(plan, unknown(), effect=-0.01)
+    three, ran = carried_out(plan, unknown(), effect=-0.01, speeds=speeds)
+
+    assert three.delta_bpb == pytest.approx(-0.01)
+    assert three.lower_bpb == pytest.approx(one.lower_bpb)
+    assert len(ran) == 2 * looks
+
+
+def test_only_base_runs_on_the_devices_of_the_candidate_are_counted():
+    known = knowing([
+        *pairs((0,), effect=-0.01, device=A),
+        ended(BASE, 1, 1.0, device=A),
+        *(ended(BASE, seed, 1.5, device=B) for seed in range(5)),
+    ])
+
+    verdict = a_plan(allowed=1).advance(known)
+
+    assert (verdict.candidates, verdict.bases) == (1, 2)
+    assert verdict.runs == ("mutant-0-finished", "base-0-finished", "base-1-finished")
+    assert verdict.delta_bpb == pytest.approx(-0.01)
+
+
+def test_a_crash_on_another_device_reproduces_one():
+    known = knowing([
+        ended(BASE, 0, 1.0, device=A),
+        ended(MUTANT, 0, device=A),
+        ended(BASE, 0, 1.0, device=B),
+        ended(MUTANT, 0, device=B),
+    ])
+
+    assert a_plan().advance(known).word == "crashed"
+
+
+def test_what_the_judge_refused_on_one_device_is_invalid_on_all():
+    known = knowing([
+        ended(BASE, 0, 1.0, device=A),
+        ended(MUTANT, 0, device=A, status="invalid", message="it reads the future"),
+        *pairs((0, 1), effect=-0.5, device=B),
+    ])
+
+    assert a_plan().advance(known).word == "invalid"
+
+
+# Ahead of the look that is due
+
+
+def ahead(known, plan=None):
+    return [(need.mutant, need.seed) for need in (plan or a_plan()).ahead(known)]
+
+
+def test_a_device_that_idles_may_run_the_looks_after_the_due_one():
+    known = knowing([*pairs((0, 2), effect=-0.01), ended(MUTANT, 4)])
+
+    assert a_plan().advance(known) == Need(mutant=MUTANT, seed=1)
+    assert ahead(known) == [(MUTANT, 3), (MUTANT, 4), (MUTANT, 5)]
+    assert ahead(unknown(), a_plan(allowed=3)) == [(MUTANT, 1), (MUTANT, 2)]
+
+
+def test_a_look_that_ran_ahead_is_not_read_before_the_due_one():
+    known = knowing([*pairs((1, 2), effect=-0.5)])
+    assert a_plan().advance(known) == Need(mutant=MUTANT, seed=0)
+
+    for outcome in pairs((0,), effect=-0.5):
+        known.add(outcome)
+
+    assert a_plan().advance(known).candidates == 3
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [ended(MUTANT, 3)] * CRASHES,
+        [ended(MUTANT, 3, status="invalid")],
+        [ended(MUTANT, 3, status="killed")] * (RETRIES + 1),
+        [ended(BASE, 3)] * CRASHES,
+    ],
+    ids=["crashed", "invalid", "lost", "base"],
+)
+def test_nothing_runs_ahead_of_a_look_that_ends_the_plan(bad):
+    assert ahead(knowing(bad)) == [(MUTANT, 1), (MUTANT, 2)]
+
+
+def test_a_look_that_crashed_ahead_does_not_undo_what_was_decided_before_it():
+    crashes = [ended(MUTANT, 2)] * CRASHES
+    decided_before = knowing([*pairs((0, 1), effect=-0.5), *crashes])
+    undecided = knowing([*pairs((0, 1), effect=-0.002), *crashes])
+    plan = a_plan(Claim(delta_bpb=-0.003))
+
+    assert plan.advance(decided_before).word == "supported"
+    assert plan.advance(undecided).word == "crashed"
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        [ended(BASE, 0, status="invalid", message="loss is nan")] * CRASHES,
+        [ended(BASE, 0, status="killed")] * (RETRIES + 1),
+        [ended(MUTANT, 0, status="infrastructure")] * (RETRIES + 1),
+    ],
+    ids=["base failed", "base lost", "candidate lost"],
+)
+def test_why_a_seed_is_blocked_is_known_without_reading_a_look(lost):
+    plan, need = a_plan(), Need(mutant=MUTANT, seed=0)
+
+    assert plan.blocked(knowing(lost[1:]), need) is None
+    assert plan.blocked(knowing(lost), need) == plan.advance(knowing(lost))
+    assert plan.blocked(knowing(lost), Need(mutant=MUTANT, seed=1)) is None
 
 
 # Noise and bases
@@ -405,6 +581,32 @@ def test_noise_is_pooled_within_mutants_never_between_them():
     assert noise.sd == pytest.approx(SD * math.sqrt(2 / 8))
 
 
+def test_the_speed_of_a_device_is_no_noise():
+    speeds = {A: 0.0, B: 0.08}
+    known = unknown(df=2.0)
+
+    carried_out(a_plan(Claim(), looks=6), known, effect=-0.5, speeds=speeds)
+
+    noise = known.noise()
+    assert noise.df == 2.0 + 2 * (2 + 2)
+    assert noise.sd == pytest.approx(SD * math.sqrt(2 / 10))
+
+
+def test_a_seed_that_was_run_on_two_devices_counts_once_for_the_noise():
+    known = knowing(
+        [
+            *(ended(BASE, seed, 1.0 + seed * SD, device=A) for seed in range(2)),
+            *(ended(BASE, seed, 2.0 + seed * SD, device=B) for seed in range(4)),
+        ],
+        df=2.0,
+    )
+
+    noise = known.noise()
+
+    assert noise.df == 2.0 + 1 + 1
+    assert noise.sd == pytest.approx(SD * math.sqrt((2 + 0.5 + 0.5) / 4))
+
+
 def test_a_seed_that_was_run_twice_counts_once_for_the_noise():
     known = knowing([ended(BASE, 0, 1.0), ended(BASE, 0, 1.0), ended(BASE, 0)], df=2.0)
 
@@ -417,16 +619,25 @@ def test_the_noise_grows_with_what_is_seen():
     assert known.noise().sd == pytest.approx(math.sqrt((2 * SD**2 + 0.02) / 4))
 
 
-def test_only_the_latest_base_runs_count():
-    known = knowing(ended(BASE, seed, seed / 10) for seed in range(LATEST_BASES + 3))
+def test_only_the_latest_base_runs_of_each_device_count():
+    known = knowing(
+        ended(BASE, seed, seed / 10, device=device)
+        for seed in range(LATEST_BASES + 3)
+        for device in (A, B)
+    )
 
-    assert [outcome.seed for outcome in known.bases()] == list(range(3, 11))
+    latest = list(range(3, LATEST_BASES + 3))
+    assert [outcome.seed for outcome in known.bases([A])] == latest
+    assert [(o.device, o.seed) for o in known.bases([B, A, B])] == [
+        (device, seed) for device in (B, A) for seed in latest
+    ]
+    assert known.bases([C]) == []
 
 
 def test_base_runs_without_a_number_are_no_base():
     known = knowing([ended(BASE, 0, 1.0), ended(BASE, 1), ended(MUTANT, 0, 0.9)])
 
-    assert [outcome.seed for outcome in known.bases()] == [0]
+    assert [outcome.seed for outcome in known.bases([""])] == [0]
 
 
 # Attempts
@@ -552,34 +763,51 @@ def test_a_rerun_that_was_interrupted_goes_on():
 # The base in between
 
 
+NEW_YEAR = datetime(2026, 1, 1)
+
+
 def test_a_base_run_is_due_after_six_candidates():
     known = knowing([ended(BASE, 0, 1.0), *(ended(OTHER, n, 1.0) for n in range(5))])
 
-    before = base_due(known, datetime(2026, 1, 1))
+    before = base_due(known, NEW_YEAR, "")
     known.add(ended(MUTANT, 0, 1.0))
-    after = base_due(known, datetime(2026, 1, 1))
+    after = base_due(known, NEW_YEAR, "")
 
     assert before is None
     assert after == Need(mutant=BASE, seed=1)
 
 
-def test_a_base_run_of_yesterday_is_too_old_to_compare_with():
-    known = knowing([ended(BASE, 0, 1.0, started_at=datetime(2026, 1, 1))])
+def test_a_base_run_is_due_where_the_candidates_ran():
+    known = knowing([
+        ended(BASE, 0, 1.0, device=A),
+        ended(BASE, 1, 1.0, device=B),
+        ended(BASE, 2, 1.0, device=A),
+        *(ended(OTHER, seed, 1.0, device=A) for seed in range(6)),
+        *(ended(OTHER, seed, 1.0, device=B) for seed in range(5)),
+    ])
 
-    assert base_due(known, datetime(2026, 1, 1, 1)) is None
-    assert base_due(known, datetime(2026, 1, 2)) == Need(mutant=BASE, seed=1)
+    assert base_due(known, NEW_YEAR, A) == Need(mutant=BASE, seed=1)
+    assert base_due(known, NEW_YEAR, B) is None
+    assert base_due(known, NEW_YEAR, C) is None
+
+
+def test_a_base_run_of_yesterday_is_too_old_to_compare_with():
+    known = knowing([ended(BASE, 0, 1.0, started_at=NEW_YEAR)])
+
+    assert base_due(known, datetime(2026, 1, 1, 1), "") is None
+    assert base_due(known, datetime(2026, 1, 2), "") == Need(mutant=BASE, seed=1)
 
 
 def test_before_the_first_base_run_the_plans_ask_for_it_themselves():
-    assert base_due(unknown(), datetime(2026, 1, 1)) is None
+    assert base_due(unknown(), NEW_YEAR, "") is None
 
 
 def test_a_base_run_that_is_lost_again_and_again_is_not_waited_for():
-    known = knowing([ended(BASE, 0, 1.0, started_at=datetime(2026, 1, 1))])
+    known = knowing([ended(BASE, 0, 1.0, started_at=NEW_YEAR)])
     for _ in range(3):
         known.add(ended(BASE, 1, status="killed"))
 
-    assert base_due(known, datetime(2026, 1, 2)) is None
+    assert base_due(known, datetime(2026, 1, 2), "") is None
 
 
 def test_a_prediction_that_comes_back_goes_on_where_it_was():
@@ -667,35 +895,48 @@ BPB = st.floats(0.98, 1.02)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data(), CLAIMS, st.integers(1, 6), st.integers(0, 2))
+@given(
+    st.data(),
+    CLAIMS,
+    st.integers(1, 6),
+    st.integers(0, 2),
+    st.sampled_from(["A", "AB", "ABCD"]),
+)
 def test_whatever_happens_a_plan_ends_and_asks_for_nothing_twice(
-    data, claim, looks, attempt
+    data, claim, looks, attempt, devices
 ):
     plan, known = a_plan(claim, looks, attempt=attempt), unknown(df=2.0)
-    asked = []
+    ran = []
 
     while isinstance(step := plan.advance(known), Need):
-        there = {o.status for o in known.of(step.mutant, step.seed)}
-        assert not there & {"finished", "invalid"}
-        assert step.mutant in (BASE, MUTANT)
-        assert plan.seed(1) <= step.seed <= plan.seed(looks)
-        asked.append(step)
+        assert step.mutant == MUTANT
+        later = list(plan.ahead(known))
+        seeds = [need.seed for need in (step, *later)]
+        assert seeds == sorted(set(seeds))
+        assert set(seeds) <= set(map(plan.seed, range(1, looks + 1)))
+        device = data.draw(st.sampled_from(devices))
+        need = trial(known, data.draw(st.sampled_from([step, *later])), device)
+        there = [o for o in known.of(need.mutant, need.seed) if o.device == device]
+        assert not {o.status for o in there} & {"finished", "invalid"}
+        assert plan.blocked(known, need) is None
+        ran.append((need, device))
         for other in data.draw(st.lists(st.integers(5000, 5003), max_size=2)):
-            known.add(ended(BASE, other, data.draw(BPB)))  # of another plan
+            known.add(ended(BASE, other, data.draw(BPB), device=device))
         status = data.draw(STATUSES)
         bpb = data.draw(BPB) if status == "finished" else None
-        known.add(ended(step.mutant, step.seed, bpb, status=status))
+        known.add(ended(need.mutant, need.seed, bpb, status=status, device=device))
 
     repeats = sum(o.val_bpb is None for o in [*known.outcomes, *known.lost])
-    assert len(asked) <= 2 * looks + repeats
-    assert max(asked.count(need) for need in asked) <= RETRIES + CRASHES
-    if isinstance(step, Verdict):
-        assert (step.delta_bpb is None) == (step.word in ("crashed", "invalid"))
-        assert step.word != "supported" or step.candidates >= 2
-        repeats = CRASHES - 1 if step.word == "crashed" else 0
-        assert len(step.runs) == step.candidates + step.bases + repeats
-    else:
+    assert len(ran) <= (1 + len(devices)) * looks + repeats
+    assert max(ran.count(place) for place in ran) <= RETRIES + CRASHES
+    if isinstance(step, Lost):
         assert step.outcome in known.lost
+    elif step.word in ("crashed", "invalid"):
+        assert (step.delta_bpb, step.candidates, step.bases) == (None, 1, 0)
+    else:
+        assert step.delta_bpb is not None
+        assert step.word != "supported" or step.candidates >= 2
+        assert len(step.runs) == step.candidates + step.bases
 
 
 @settings(max_examples=60, deadline=None)
@@ -726,17 +967,17 @@ def test_the_order_in_which_trials_ended_does_not_matter(claim, values, chance):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 12))
 def test_a_night_that_is_interrupted_comes_to_the_same_verdict(seed, trials):
-    def trial(need):
+    def run(need):
         drawn = random.Random(f"{seed} {need.mutant} {need.seed}")
         shift = -0.002 if need.mutant == MUTANT else 0.0
         return ended(need.mutant, need.seed, drawn.gauss(1.0 + shift, SD))
 
     def advanced(known, most=99):
         for _ in range(most):
-            step = plan.advance(known)
+            step = next_trial(plan, known)
             if not isinstance(step, Need):
                 return step
-            known.add(trial(step))
+            known.add(run(step))
         return None
 
     plan, known = a_plan(Claim(delta_bpb=-0.002)), unknown(df=2.0)

@@ -865,6 +865,7 @@ def outcomes(draw):
         val_bpb=draw(finite) if finished else None,
         wall_seconds=draw(st.floats(0, 1e6)),
         claim=draw(st.none() | texts),
+        device=draw(names),
         started_at=START,
     )
 
