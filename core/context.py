@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-from importlib.metadata import version
 from pathlib import Path
 
 import attrs
 
 from core.device import Device
-from core.profile import Profile
+from core.profile import Profile, torch_build
 
 HERE = Path(__file__).parent
 # A change in one of these can change a number: what trains, serves and judges, and what
@@ -78,7 +77,7 @@ def current_context(
         profile=profile.name,
         budget_seconds=profile.budget_seconds,
         device=device.name,
-        torch=version("torch"),
+        torch=torch_build().version,
         attention="sdpa",
         data=data,
         base=base,

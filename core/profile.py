@@ -1,12 +1,13 @@
-"""Budget, data, sizes and devices of a session: gpu (five minutes), cpu (embedded)."""
+"""Budget, data and sizes of a session: gpu (five minutes), cpu (embedded)."""
 
+import ast
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import attrs
 
-from core.device import Device, cpu, gpus
-from core.errors import SessionError
 from core.spec import CodemodCall
 
 
@@ -22,14 +23,19 @@ class Profile:
         corpus: The corpus when ``--data`` names none; None if there is no default.
         overrides: Codemods that size the training module; they belong to the base.
         scored_tokens: Validation tokens that the judge scores, or all if there are fewer.
+        least_scored_tokens: A corpus with fewer validation tokens is refused.
         scored_rows: Rows that the server answers at a time.
         rehearsal_steps: Steps on random tokens before the clock starts.
+        ahead: The next trial's processes start while one trains; on a CPU they would
+            take the time that is measured.
         startup_seconds: Importing, building and rehearsing may take this long.
         hang_seconds: A step, or an answer of the server, may take this long.
         grace_seconds: The last step may end this much after the budget.
         prior_sd: Seed standard deviation of val_bpb before any run has been seen.
         prior_df: Degrees of freedom that ``prior_sd`` is worth.
         overhead_seconds: Time of a trial beside training, before any run has been seen.
+        memory_mib: GPU memory that a trial of the shipped module takes.
+        capability: Compute capability that the shipped module asks for.
     """
 
     name: str
@@ -39,14 +45,18 @@ class Profile:
     corpus: str | None
     overrides: tuple[CodemodCall, ...] = ()
     scored_tokens: int
+    least_scored_tokens: int
     scored_rows: int
     rehearsal_steps: int
+    ahead: bool
     startup_seconds: float
     hang_seconds: float
     grace_seconds: float
     prior_sd: float
     prior_df: float
     overhead_seconds: float
+    memory_mib: float
+    capability: tuple[int, int] | None = None
 
 
 def _sized(**constants: int) -> tuple[CodemodCall, ...]:
@@ -66,14 +76,18 @@ GPU = Profile(
     looks=6,
     corpus=None,
     scored_tokens=21_000_000,
+    least_scored_tokens=1_000_000,
     scored_rows=32,
     rehearsal_steps=6,
+    ahead=True,
     startup_seconds=600.0,
     hang_seconds=60.0,
     grace_seconds=10.0,
     prior_sd=0.0018,
     prior_df=2.0,
     overhead_seconds=90.0,
+    memory_mib=48_000.0,  # trainer 45,055; three CUDA contexts of 617; a margin
+    capability=(8, 0),  # bfloat16
 )
 CPU = Profile(
     name="cpu",
@@ -91,36 +105,46 @@ CPU = Profile(
         MICRO_BATCH_ROWS=4,
     ),
     scored_tokens=65_536,
+    least_scored_tokens=8_192,
     scored_rows=64,
     rehearsal_steps=2,
+    ahead=False,
     startup_seconds=120.0,
     hang_seconds=30.0,
     grace_seconds=0.5,
     prior_sd=0.02,
     prior_df=2.0,
     overhead_seconds=8.0,
+    memory_mib=0.0,
 )
 PROFILES = {profile.name: profile for profile in (GPU, CPU)}
 
 
-def choose(requested: str | None) -> tuple[Profile, tuple[Device, ...], str]:
-    """Return the profile, its devices, and why it was chosen, in a few words.
+@attrs.frozen(kw_only=True)
+class TorchBuild:
+    """Which torch the trials import.
 
-    Raises:
-        SessionError: ``gpu`` was requested, and there is no GPU that torch can use.
+    Attributes:
+        version: As the installed package states it.
+        cuda: The CUDA that it is built for, as ``13.0``; None if for none.
     """
-    found = gpus()
-    torch_build = version("torch")
-    if "+cpu" in torch_build and found:
-        reason = f"torch {torch_build} cannot use the {found[0].name} here"
-        found = ()
-    else:
-        reason = f"{len(found)} CUDA GPU" if found else "no CUDA GPU seen"
-    if requested == "gpu" and not found:
-        raise SessionError(
-            f"--profile gpu needs a CUDA GPU: {reason}.",
-            hint="run on a machine with one, or use --profile cpu.",
-        )
-    if requested == "gpu" or (requested is None and found):
-        return GPU, found, reason
-    return CPU, (cpu(),), "--profile cpu" if requested else reason
+
+    version: str
+    cuda: str | None
+
+
+def torch_build() -> TorchBuild:
+    """Return the build of torch, which this process never imports."""
+    spec = find_spec("torch")
+    assert spec is not None, "torch is a dependency"
+    assert spec.origin is not None
+    cuda = None
+    source = Path(spec.origin).with_name("version.py").read_text()
+    for statement in ast.parse(source).body:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name("cuda")], value=ast.Constant(value))
+                | ast.AnnAssign(target=ast.Name("cuda"), value=ast.Constant(value))
+            ):
+                cuda = value
+    return TorchBuild(version=version("torch"), cuda=cuda)

@@ -1,10 +1,14 @@
 """What tests share: warnings are errors here, GPU tests need a GPU, one prepared corpus."""
 
+import ctypes
+import os
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from core.device import gpus
+from tests.nvml import FakeDriver, compiled
 
 pytest_plugins = ("pytester",)
 
@@ -24,6 +28,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the cache that the sessions under test share: data are prepared once."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a stand-in for the driver's library, compiled once."""
+    return compiled(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def fake_gpus(
+    nvml_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> FakeDriver:
+    """Return what states which GPUs there are, for this process and its children.
+
+    pynvml itself asks, as ever; what answers is the stand-in. Until it is told of GPUs,
+    the machine has none.
+    """
+    driver = FakeDriver(tmp_path / "nvml.txt")
+    driver()
+    paths = [str(nvml_library.parent), os.environ.get("LD_LIBRARY_PATH", "")]
+    monkeypatch.setenv("LD_LIBRARY_PATH", os.pathsep.join(filter(None, paths)))
+    monkeypatch.setenv("FAKE_NVML", str(driver.file))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    # LD_LIBRARY_PATH is read when a process starts: this one has done so.
+    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(nvml_library)))
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    return driver
 
 
 @pytest.fixture

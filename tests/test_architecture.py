@@ -22,7 +22,7 @@ ALLOWED = {
     "mutate": {"errors", "spec", "syntax"},
     "gates": {"errors", "mutate", "spec", "syntax"},
     "device": {"errors"},
-    "profile": {"device", "errors", "spec"},
+    "profile": {"spec"},
     "context": {"device", "profile"},
     "verdict": set(),
     "evidence": {"profile", "spec", "verdict"},

@@ -1,5 +1,8 @@
 import re
 import shutil
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import attrs
@@ -7,45 +10,14 @@ import pytest
 
 import core.context
 from core.context import NUMERIC_FILES, current_context, numerics_digest
-from core.device import cpu, gpus
-from core.errors import SessionError
-from core.profile import CPU, GPU, PROFILES, choose
+from core.device import cpu
+from core.profile import CPU, GPU, PROFILES, torch_build
 from core.spec.vocabulary import PROFILE_NAMES
 
 CORE = Path(core.context.__file__).parent
 
-without_gpu = pytest.mark.skipif(bool(gpus()), reason="this machine has a CUDA GPU")
-
 
 # --- profiles
-
-
-@without_gpu
-def test_without_a_gpu_the_laptop_profile_is_chosen_and_says_why():
-    profile, devices, reason = choose(None)
-
-    assert profile is CPU
-    assert devices == (cpu(),)
-    assert reason == "no CUDA GPU seen"
-
-
-def test_the_laptop_profile_can_be_asked_for():
-    profile, devices, reason = choose("cpu")
-
-    assert profile is CPU
-    assert devices == (cpu(),)
-    assert reason == "--profile cpu"
-
-
-@without_gpu
-def test_the_gpu_profile_without_a_gpu_is_refused():
-    with pytest.raises(SessionError) as caught:
-        choose("gpu")
-
-    assert str(caught.value) == (
-        "--profile gpu needs a CUDA GPU: no CUDA GPU seen.\n\n"
-        "hint: run on a machine with one, or use --profile cpu."
-    )
 
 
 def test_a_spec_can_speak_of_every_profile_there_is():
@@ -59,11 +31,42 @@ def test_a_profile_allows_at_least_two_seeds_since_one_is_never_enough(profile):
     assert profile.hang_seconds > profile.grace_seconds > 0
 
 
-def test_the_cpu_is_one_device_with_one_thread_whatever_else_runs():
-    device = cpu()
+# --- the build of torch
 
-    assert (device.id, device.kind, device.threads) == ("cpu", "cpu", 1)
-    assert re.fullmatch(r".+, 1 thread", device.name)
+
+@pytest.mark.parametrize(
+    ("line", "cuda"),
+    [
+        ("cuda: Optional[str] = '13.0'", "13.0"),
+        ("cuda = '12.8'", "12.8"),
+        ("cuda: Optional[str] = None", None),
+        ("hip = '6.4'", None),
+    ],
+)
+def test_the_cuda_of_the_build_is_read_and_torch_is_not_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, cuda: str | None
+):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(
+        "raise AssertionError('it was run')"
+    )
+    (tmp_path / "torch" / "version.py").write_text(f"__version__ = '9'\n{line}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+
+    assert torch_build().cuda == cuda
+
+
+def test_the_build_is_the_installed_one():
+    code = "import torch; print(torch.version.cuda)"
+
+    said = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+
+    assert str(torch_build().cuda) == said.strip()
+    assert torch_build().version == version("torch")
+    assert a_context().torch == version("torch")
 
 
 # --- contexts

@@ -49,31 +49,37 @@ def _lock_project(stack: contextlib.ExitStack, project: Path) -> None:
 
 
 def _lock_device(stack: contextlib.ExitStack, device: Device) -> None:
-    """Bind a name that the whole machine sees, whoever asks, and that needs no file.
-
-    Such a name (unix(7), abstract sockets) is free again when its process ends.
-    """
-    name = f"\0deltaspec/{device.id}"
     mine = stack.enter_context(socket.socket(socket.AF_UNIX))
     try:
-        mine.bind(name)
+        mine.bind(_name(device))
     except OSError as error:
         raise SessionError(
-            f"the device {device.id} is used by another session{_holder(name)}.",
+            f"the device {device.id} is used by {holder(device) or 'another session'}.",
             hint=HINT,
         ) from error
     mine.listen()
 
 
-def _holder(name: str) -> str:
-    """Return which process holds *name*, if it still does."""
+def _name(device: Device) -> str:
+    """Return a name that the whole machine sees, whoever asks, and that needs no file.
+
+    Such a name (unix(7), abstract sockets) is free again when its process ends.
+    """
+    return f"\0deltaspec/{device.id}"
+
+
+def holder(device: Device) -> str | None:
+    """Return which session has locked *device*, in words, or None if none has."""
     with socket.socket(socket.AF_UNIX) as asking:
+        asking.setblocking(False)
         try:
-            asking.connect(name)
+            asking.connect(_name(device))
+        except BlockingIOError:  # so many have asked that it takes no more questions
+            return "another session"
         except OSError:
-            return ""
+            return None
         of_peer = asking.getsockopt(
             socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
         )
         pid, _, _ = struct.unpack("3i", of_peer)
-        return "" if pid == os.getpid() else f" (process {pid})"
+        return "another session" + ("" if pid == os.getpid() else f" (process {pid})")

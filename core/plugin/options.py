@@ -8,7 +8,8 @@ import pytest
 
 from core.device import Device
 from core.errors import SessionError
-from core.profile import PROFILES, Profile, choose
+from core.plugin.choice import choose
+from core.profile import PROFILES, Profile
 
 MODULE_INI = "deltaspec_module"
 TRAINING_MODULE = "core/training/train.py"
@@ -27,6 +28,17 @@ def add_options(parser: pytest.Parser) -> None:
         "--profile",
         choices=tuple(PROFILES),
         help="gpu or cpu; gpu where a CUDA GPU is seen",
+    )
+    group.addoption(
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="GPUs to use: one trial at a time on each (all that are seen)",
+    )
+    group.addoption(
+        "--shared-gpu",
+        action="store_true",
+        help="run although another process uses the GPU, and record it",
     )
     group.addoption(
         "--budget",
@@ -70,6 +82,7 @@ class Request:
         profile: With the budget as the option overrides it.
         devices: One trial at a time on each.
         reason: Why this profile, in a few words.
+        shared: ``--shared-gpu``.
         seeds: ``--seeds``.
         corpus: ``--data``.
         rerun: ``--rerun``.
@@ -83,6 +96,7 @@ class Request:
     profile: Profile
     devices: tuple[Device, ...]
     reason: str
+    shared: bool
     seeds: int | None
     corpus: str | None
     rerun: bool
@@ -99,7 +113,16 @@ def read_request(config: pytest.Config) -> Request:
     Raises:
         SessionError: An option has an impossible value.
     """
-    profile, devices, reason = choose(config.option.profile)
+    library = Path(__file__).parents[2]
+    named = config.getini(MODULE_INI)
+    module = config.rootpath / named if named else library / TRAINING_MODULE
+    profile, devices, reason = choose(
+        config.option.profile,
+        count=config.option.gpus,
+        shared=config.option.shared_gpu,
+        shipped=module.resolve() == library / TRAINING_MODULE,
+        dry=config.option.collectonly,
+    )
     budget, seeds = config.option.budget, config.option.seeds
     if budget is not None and not 0 < budget < 86_400:
         raise SessionError(
@@ -119,9 +142,6 @@ def read_request(config: pytest.Config) -> Request:
             f"the cache folder {cache} cannot be made: {error.strerror}.",
             hint="set XDG_CACHE_HOME to a folder that you can write to.",
         ) from error
-    library = Path(__file__).parents[2]
-    named = config.getini(MODULE_INI)
-    module = config.rootpath / named if named else library / TRAINING_MODULE
     if not module.is_file():
         raise SessionError(
             f"{MODULE_INI} = {named}: there is no such file.",
@@ -131,6 +151,7 @@ def read_request(config: pytest.Config) -> Request:
         profile=attrs.evolve(profile, budget_seconds=budget or profile.budget_seconds),
         devices=devices,
         reason=reason,
+        shared=config.option.shared_gpu,
         seeds=seeds,
         corpus=config.option.data,
         rerun=config.option.rerun,
