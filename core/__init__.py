@@ -15,6 +15,7 @@ spec → mutate → gates → plan → launch → judge → store → verdict �
 * plan      which trials an experiment still needs
 * channel   JSON lines over inherited pipes: what the processes of a trial say
 * memory    the memory through which judge and server pass ids and logits
+* device_memory  the same of a GPU: CUDA IPC
 * launch    Trial -> Result: child processes on one device, ended for certain
 * training  train (the ONE file that codemods rewrite) and what surrounds it in a trial
 * judge     a trained model -> val_bpb, from logits, out of the mutant's reach

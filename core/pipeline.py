@@ -14,7 +14,8 @@ from core.errors import SessionError, StoreError
 from core.evidence import Known, Outcome, Verdict, claim_under
 from core.gates import Work, configuration
 from core.launch import Result, Trial
-from core.launch.local import run_trial
+from core.launch.gauge import Gauge
+from core.launch.local import LocalTrial
 from core.launch.watch import Progress
 from core.mutate import Mutant
 from core.plan import Need
@@ -23,7 +24,7 @@ from core.store.connection import Held, opened
 from core.store.history import History, read_history
 from core.store.ingestion import ingest
 from core.store.journal import Journal, new_id
-from core.training.data import Prepared, open_source, prepare
+from core.training.data import Prepared, open_rows, open_source, prepare
 from core.verdict import Noise
 
 DATABASE = "runs.duckdb"
@@ -46,6 +47,7 @@ class Lab:
         context: What this session's runs may be compared with.
         known: Trials of this context.
         verdicts: Earlier decisions in this context.
+        gauges: What each GPU shows, by its id.
         behind: Why ``runs.duckdb`` lacks rows that the journal has; empty if it does not.
     """
 
@@ -58,7 +60,9 @@ class Lab:
     context: Context
     known: Known
     verdicts: list[Verdict]
+    gauges: dict[str, Gauge] = attrs.field(factory=dict)
     behind: str = ""
+    _clock_ended: dict[str, float] = attrs.field(factory=dict)
 
     @property
     def journal(self) -> Journal:
@@ -79,15 +83,15 @@ class Lab:
         except StoreError as error:
             self.behind = error.message
 
-    def run(
+    def start(
         self,
         need: Need,
         work: Work | None,
         device: Device,
         stop_fd: int,
         show: Callable[[Progress], None],
-    ) -> tuple[str, Result, datetime]:
-        """Run one trial; its folder is left for `record`, or discarded if it stops.
+    ) -> LocalTrial:
+        """Start the processes of a trial, which wait for the device.
 
         Args:
             need: Which mutant with which seed.
@@ -96,10 +100,10 @@ class Lab:
             stop_fd: Becomes readable when the session ends.
             show: Called as the trial goes on.
 
-        Returns:
-            The run's name, how it went, and when it started.
+        Raises:
+            OSError: The run folder cannot be made.
         """
-        run, started = new_id(), datetime.now(UTC)
+        run = new_id()
         trial = Trial(
             run_id=run,
             source=(self.base if work is None else work.mutant).source,
@@ -115,17 +119,34 @@ class Lab:
         )
         folder = self.journal.begin(run)
         try:
-            result = run_trial(
+            return LocalTrial.start(
                 trial,
                 folder,
                 compile_cache=self.cache / "compile",
                 stop_fd=stop_fd,
                 show=show,
+                gauge=self.gauges.get(device.id),
             )
-        except BaseException:  # the session stops: half a trial is no trial
+        except BaseException:  # half a trial is no trial
             self.journal.discard(run)
             raise
-        return run, result, started
+
+    def run(self, started: LocalTrial) -> tuple[Result, datetime]:
+        """Run a trial that was started; return how it went, and since when it ran.
+
+        Its folder is left for `record`, or discarded if the session stops.
+        """
+        began = datetime.now(UTC)
+        try:
+            return started.run(), began
+        except BaseException:  # the session stops: half a trial is no trial
+            self.journal.discard(started.trial.run_id)
+            raise
+
+    def abandon(self, started: LocalTrial) -> None:
+        """End a trial that was started and is not wanted any more."""
+        started.abandon()
+        self.journal.discard(started.trial.run_id)
 
     def record(
         self,
@@ -159,6 +180,8 @@ class Lab:
             "val_bytes": None if score is None else score.bytes,
             "val_tokens": None if score is None else score.tokens,
             "train_seconds": result.train_seconds,
+            "median_step_seconds": result.step_seconds(0.5),
+            "p99_step_seconds": result.step_seconds(0.99),
             "train_tokens": result.curve[-1].tokens if result.curve else None,
             "steps": len(result.curve),
             **{
@@ -166,9 +189,15 @@ class Lab:
                 for phase in ("start", "save", "serve", "score")
             },
             "wall_seconds": wall_seconds,
+            "ahead_seconds": result.ahead_seconds,
+            "gap_seconds": self._gap_seconds(device, result),
+            "compilations": result.compilations,
             "peak_mib": result.peak_mib,
+            "rehearsal_mib": result.rehearsal_mib,
             "left_behind": result.left_behind,
             "device": device.id,
+            "device_fault": result.device_fault or None,
+            **attrs.asdict(result.conditions),
             "started_at": started.replace(tzinfo=None).isoformat(),
         }
         curve = [attrs.asdict(step) for step in result.curve]
@@ -190,6 +219,14 @@ class Lab:
         )
         self.known.add(outcome)
         return outcome
+
+    def _gap_seconds(self, device: Device, result: Result) -> float | None:
+        """Return how long the device's clock stood still before this trial's began."""
+        ended = self._clock_ended.get(device.id)
+        if result.clock is None:
+            return None
+        began, self._clock_ended[device.id] = result.clock
+        return None if ended is None else began - ended
 
     def record_verdict(self, verdict: Verdict, work: Work) -> None:
         """Journal a decision and insert it."""
@@ -283,7 +320,7 @@ def open_lab(
 
     Raises:
         DataError: The corpus cannot be used.
-        SessionError: No corpus was named and the profile has none.
+        SessionError: No corpus was named and the profile has none, or it is too small.
     """
     named = corpus or profile.corpus
     if named is None:
@@ -299,6 +336,7 @@ def open_lab(
         cache=cache / "data",
         progress=progress,
     )
+    _check_size(data, profile)
     context = current_context(
         profile, devices[0], data=data.fingerprint, base=base.digest
     )
@@ -319,6 +357,17 @@ def open_lab(
     lab.known.outcomes.extend(history.outcomes)
     lab.verdicts.extend(history.verdicts)
     return lab
+
+
+def _check_size(data: Prepared, profile: Profile) -> None:
+    """Refuse a corpus that one evaluation would be too noisy on."""
+    tokens = len(open_rows(data.validation, data.sequence_len)) * data.sequence_len
+    if tokens < profile.least_scored_tokens:
+        raise SessionError(
+            f"the corpus has {tokens:,} validation tokens, and an evaluation under the "
+            f"profile {profile.name} takes at least {profile.least_scored_tokens:,}.",
+            hint="name a larger corpus, or more of its files: --data PATH.",
+        )
 
 
 def _history(lab: Lab) -> History:

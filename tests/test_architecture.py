@@ -18,6 +18,7 @@ ALLOWED = {
     "syntax": set(),
     "channel": set(),
     "memory": set(),
+    "device_memory": set(),
     "spec": {"errors", "syntax"},
     "mutate": {"errors", "spec", "syntax"},
     "gates": {"errors", "mutate", "spec", "syntax"},
@@ -27,8 +28,8 @@ ALLOWED = {
     "verdict": set(),
     "evidence": {"profile", "spec", "verdict"},
     "plan": {"evidence", "verdict"},
-    "training": {"channel", "errors", "memory"},
-    "judge": {"channel", "memory", "training"},
+    "training": {"channel", "device_memory", "errors", "memory"},
+    "judge": {"channel", "device_memory", "memory", "training"},
     "launch": {"channel", "device", "memory", "profile"},
     "store": {"errors", "evidence"},
     "pipeline": {
@@ -85,7 +86,7 @@ def test_core_never_imports_what_people_write():
 
 def test_torch_is_imported_only_where_a_trial_runs():
     for stage, path in modules():
-        inside = stage == "judge" or (
+        inside = stage in ("judge", "device_memory") or (
             stage == "training"
             and path.relative_to(ROOT / "core" / "training").parts[0].split(".")[0]
             not in WITHOUT_TORCH

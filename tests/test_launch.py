@@ -4,23 +4,24 @@ import json
 import math
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
 import numpy as np
 import psutil
-import pynvml
 import pytest
 import safetensors.numpy
 
 from core.device import Device, cpu, gpus
 from core.launch import Crash, Result, Status, Trial
-from core.launch.local import LOG, WEIGHTS, run_trial
+from core.launch.gauge import SLACK_MIB, Gauge
+from core.launch.local import LOG, WEIGHTS, LocalTrial
 from core.launch.watch import Progress, Stopped
 from core.profile import CPU, Profile
 from core.training.data import Prepared, open_rows, open_source, prepare
@@ -96,17 +97,19 @@ def run(data: Prepared, tmp_path: Path) -> Runner:
         show: Callable[[Progress], None] = lambda progress: None,
         stop_fd: int | None = None,
         device: Device | None = None,
+        gauge: Gauge | None = None,
     ) -> Result:
         never, _keep = os.pipe()
         folder = tmp_path / "run"
         folder.mkdir()
-        result = run_trial(
+        result = LocalTrial.start(
             trial_of(source, profile, data, device or cpu()),
             folder,
             compile_cache=tmp_path / "compile",
             stop_fd=never if stop_fd is None else stop_fd,
             show=show,
-        )
+            gauge=gauge,
+        ).run()
         os.close(never)
         os.close(_keep)
         return result
@@ -134,6 +137,18 @@ def nothing_is_left() -> bool:
     return not psutil.Process().children(recursive=True)
 
 
+def by_hand(data: Prepared, weights: Path) -> tuple[float, int, int]:
+    """Return nats, bytes and tokens of the validation rows, by NumPy in float64."""
+    table = safetensors.numpy.load_file(weights)["table"].astype(np.float64)
+    log_p = table - np.log(np.exp(table).sum(1, keepdims=True))
+    rows = np.array(open_rows(data.validation, SEQUENCE_LEN), dtype=np.int64)
+    bytes_of = Tokenizer.load(data.tokenizer).token_bytes()
+    before, after = rows[:, :-1].ravel(), rows[:, 1:].ravel()
+    counted = bytes_of[after] > 0
+    nats = -log_p[before, after][counted].sum()
+    return nats, bytes_of[after].sum(), counted.sum()
+
+
 def test_the_judge_computes_from_logits_what_the_weights_give_by_hand(
     run: Runner, data: Prepared, tmp_path: Path
 ):
@@ -141,18 +156,12 @@ def test_the_judge_computes_from_logits_what_the_weights_give_by_hand(
 
     assert result.status is Status.FINISHED, result.message
     assert result.score is not None
-    table = safetensors.numpy.load_file(tmp_path / "run" / WEIGHTS)["table"]
-    log_p = table - np.log(np.exp(table.astype(np.float64)).sum(1, keepdims=True))
-    rows = np.array(open_rows(data.validation, SEQUENCE_LEN), dtype=np.int64)
-    bytes_of = Tokenizer.load(data.tokenizer).token_bytes()
-    before, after = rows[:, :-1].ravel(), rows[:, 1:].ravel()
-    counted = bytes_of[after] > 0
-    nats = -log_p[before, after][counted].sum()
-    assert result.score.tokens == counted.sum()
-    assert result.score.bytes == bytes_of[after].sum()
+    nats, counted_bytes, tokens = by_hand(data, tmp_path / "run" / WEIGHTS)
+    assert result.score.tokens == tokens
+    assert result.score.bytes == counted_bytes
     assert result.score.nats == pytest.approx(nats, rel=1e-5)
     assert result.score.val_bpb == pytest.approx(
-        nats / (math.log(2) * bytes_of[after].sum()), rel=1e-5
+        nats / (math.log(2) * counted_bytes), rel=1e-5
     )
     assert [step.step for step in result.curve] == [*range(1, len(result.curve) + 1)]
     assert result.curve[-1].tokens == len(result.curve) * 8 * SEQUENCE_LEN
@@ -163,7 +172,6 @@ def test_the_judge_computes_from_logits_what_the_weights_give_by_hand(
 
 def test_a_loss_that_is_not_a_number_is_a_nan_crash(run: Runner):
     result = run(module("loss = loss * float('nan')"))
-
     assert (result.status, result.crash) == (Status.CRASHED, Crash.NAN)
     assert result.phase == "train"
     assert result.score is None
@@ -260,6 +268,128 @@ def test_a_model_whose_weights_do_not_fit_its_architecture_is_refused(run: Runne
     assert "extra" in "\n".join(result.log_tail)
 
 
+FINGERPRINT = """
+import hashlib
+bits = b"".join(w.detach().cpu().numpy().tobytes() for w in model.parameters())
+drawn = torch.rand(3, device=run.device).cpu().numpy().tobytes() + rows.cpu().numpy().tobytes()
+print("weights", hashlib.sha256(bits).hexdigest(), "drawn", hashlib.sha256(drawn).hexdigest())
+"""
+
+
+def started_from(run: Runner, folder: Path, steps: int, **named) -> str:
+    """Return what a trial finds at its first hand-out, after a rehearsal of *steps*."""
+    source = module(FINGERPRINT).replace("step == 1", "step == 0")
+    # An edit that draws in every way there is, before and after the model is built.
+    source = source.replace(
+        "    optimizer =",
+        "    import random, numpy; random.random(); numpy.random.rand()\n"
+        "    torch.rand(7, device=run.device)\n    optimizer =",
+    )
+    profile = attrs.evolve(named.pop("profile", QUICK), rehearsal_steps=steps)
+    result = run(source, profile, **named)
+    assert result.status is Status.FINISHED, (result.message, result.log_tail)
+    lines = (folder / "run" / LOG).read_text().splitlines()
+    (folder / "run").rename(folder / f"after-{steps}")
+    return next(line for line in lines if line.startswith("weights"))
+
+
+def test_training_starts_as_if_there_had_been_no_rehearsal(run: Runner, tmp_path: Path):
+    after_none = started_from(run, tmp_path, 0)
+
+    after_three = started_from(run, tmp_path, 3)
+
+    assert after_three == after_none
+
+
+def test_the_clock_starts_at_the_first_hand_out_and_not_before(run: Runner):
+    building = """
+    until = time.process_time() + 2.0
+    while time.process_time() < until:
+        pass
+    """
+    slow_to_build = textwrap.indent(textwrap.dedent(building), "    ")
+
+    result = run(
+        module().replace("    optimizer =", f"{slow_to_build}\n    optimizer =")
+    )
+
+    # On the clock, it would have left nothing of the budget to train in.
+    assert result.status is Status.FINISHED, (result.message, result.log_tail)
+    assert result.train_seconds is not None
+    assert result.train_seconds < 2.0
+
+
+COMPILED = """
+twice = torch.compile(lambda x: 2 * x, backend="eager", dynamic=False)
+twice(torch.ones(3 if step < 2 else 4))
+"""
+
+
+def test_what_is_compiled_while_the_clock_runs_is_counted_and_nothing_else(run: Runner):
+    source = module(COMPILED).replace("is_real and step == 1", "True")
+
+    result = run(source, attrs.evolve(QUICK, rehearsal_steps=2))
+
+    # The rehearsal has seen the shape of the first two steps, and not that of others.
+    assert result.status is Status.FINISHED, (result.message, result.log_tail)
+    assert result.compilations == 1
+
+
+def test_a_trial_imports_while_the_one_before_it_trains(data: Prepared, tmp_path: Path):
+    stop, _keep = os.pipe()
+
+    def start(name: str) -> LocalTrial:
+        (tmp_path / name).mkdir()
+        trial = trial_of(module(), QUICK, data, cpu())
+        return LocalTrial.start(
+            trial, tmp_path / name, compile_cache=tmp_path, stop_fd=stop
+        )
+
+    first, second = start("first"), start("second")
+    results = first.run(), second.run()
+
+    assert [result.status for result in results] == [Status.FINISHED] * 2
+    assert results[0].clock is not None
+    assert results[1].clock is not None
+    assert results[1].clock[0] > results[0].clock[1]
+    assert results[1].ahead_seconds > results[0].ahead_seconds
+    assert nothing_is_left()
+
+
+def test_a_trial_that_is_not_wanted_any_more_leaves_nothing(
+    data: Prepared, tmp_path: Path
+):
+    stop, _keep = os.pipe()
+    trial = trial_of(module(), QUICK, data, cpu())
+
+    started = LocalTrial.start(trial, tmp_path, compile_cache=tmp_path, stop_fd=stop)
+    running = len(psutil.Process().children(recursive=True))
+    started.abandon()
+
+    assert running >= 3
+    assert nothing_is_left()
+
+
+@pytest.mark.slow
+def test_a_trial_is_bound_to_the_cores_of_its_device(run: Runner, tmp_path: Path):
+    cores = sorted(os.sched_getaffinity(0))[:1]
+    device = attrs.evolve(cpu(), cpus=tuple(cores))
+
+    result = run(module("print('cores', os.sched_getaffinity(0))"), device=device)
+
+    assert result.status is Status.FINISHED, (result.message, result.log_tail)
+    assert f"cores {set(cores)}" in (tmp_path / "run" / LOG).read_text()
+
+
+@pytest.mark.slow
+def test_what_the_machine_did_is_not_the_candidates_crash(run: Runner):
+    result = run(
+        module("raise RuntimeError('CUDA error: uncorrectable ECC error encountered')")
+    )
+
+    assert (result.status, result.crash) == (Status.INFRASTRUCTURE, None)
+
+
 def trainers() -> list[psutil.Process]:
     return [
         process
@@ -319,7 +449,7 @@ SESSION = """
 import os, sys, json
 from pathlib import Path
 import attrs
-from core.launch.local import run_trial
+from core.launch.local import LocalTrial
 from core.launch import Trial
 from core.device import cpu
 from core.profile import CPU
@@ -332,7 +462,7 @@ def show(progress):
     if progress.loss_nats is not None:
         print("training", flush=True)
 folder = Path(settings["folder"]); folder.mkdir()
-run_trial(trial, folder, compile_cache=folder, stop_fd=os.pipe()[0], show=show)
+LocalTrial.start(trial, folder, compile_cache=folder, stop_fd=os.pipe()[0], show=show).run()
 """
 
 
@@ -379,38 +509,187 @@ def test_judge_and_server_keep_to_their_own_log(run: Runner, tmp_path: Path):
     assert (tmp_path / "run" / "judge.txt").read_text() == ""
 
 
-def used_mib(device: Device) -> float:
-    pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByUUID(device.id)
-    used = pynvml.nvmlDeviceGetMemoryInfo(handle).used
-    pynvml.nvmlShutdown()
-    return used / 2**20
+@pytest.fixture
+def gauge() -> Iterator[Gauge]:
+    """Return the gauge of the first GPU."""
+    with Gauge.on(gpus()[0], shared=False) as opened:
+        yield opened
+
+
+ON_GPU = attrs.evolve(QUICK, clock="wall")
 
 
 @pytest.mark.gpu
-def test_a_gpu_trial_is_scored_like_a_cpu_trial_and_gives_its_memory_back(
-    run: Runner, data: Prepared
+def test_a_gpu_trial_is_scored_as_its_weights_are_by_hand_and_leaves_no_memory(
+    run: Runner, data: Prepared, tmp_path: Path, gauge: Gauge
 ):
-    (gpu, *_), before = gpus(), used_mib(gpus()[0])
-
-    result = run(module(), attrs.evolve(QUICK, clock="wall"), device=gpu)
+    result = run(module(), ON_GPU, device=gauge.device, gauge=gauge)
 
     assert result.status is Status.FINISHED, (result.message, result.log_tail)
     assert result.score is not None
-    rows = open_rows(data.validation, SEQUENCE_LEN)
-    assert result.score.tokens <= rows[:, 1:].size
-    assert 0.5 < result.score.val_bpb < 10.0
+    nats, counted_bytes, tokens = by_hand(data, tmp_path / "run" / WEIGHTS)
+    assert result.score.tokens == tokens
+    assert result.score.bytes == counted_bytes
+    # Both are float32 sums; a GPU adds in another order.
+    assert result.score.nats == pytest.approx(nats, rel=1e-5)
     assert result.peak_mib is not None
     assert result.peak_mib < 1024  # of the GPU; the process itself resides in more
-    assert used_mib(gpu) <= before + 1
+    assert result.rehearsal_mib is not None
+    assert result.rehearsal_mib < 64
+    assert result.conditions.driver
+    assert result.conditions.power_watts
+    assert result.device_fault == ""
+    assert gauge.gpu.used_mib() <= gauge.mark_mib + SLACK_MIB
     assert nothing_is_left()
 
 
 @pytest.mark.gpu
-def test_a_gpu_that_is_asked_for_too_much_memory_is_an_oom_crash(run: Runner):
+def test_cpu_and_cuda_judges_agree_on_the_same_logits():
+    code = """
+import torch
+from core.judge import count
+torch.manual_seed(0)
+logits = 15 * torch.tanh(torch.randn(4, 2048, 8192))
+targets = torch.randint(8192, (4, 2048))
+token_bytes = torch.randint(0, 12, (8192,))
+here = count(logits, targets, token_bytes)
+there = count(logits.cuda(), targets.cuda(), token_bytes.cuda())
+assert here[1:] == there[1:], (here, there)
+assert abs(here[0] / there[0] - 1) < 1e-6, (here, there)
+"""
+
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_starts_as_if_there_had_been_no_rehearsal(
+    run: Runner, tmp_path: Path, gauge: Gauge
+):
+    on_gpu = {"profile": ON_GPU, "device": gauge.device, "gauge": gauge}
+
+    after_none = started_from(run, tmp_path, 0, **on_gpu)
+    after_three = started_from(run, tmp_path, 3, **on_gpu)
+
+    assert after_three == after_none
+
+
+@pytest.mark.gpu
+def test_the_training_module_compiles_all_in_its_rehearsal(run: Runner, gauge: Gauge):
+    sizes = {
+        "DEPTH": 4,
+        "ASPECT_RATIO": 32,
+        "HEAD_DIM": 64,
+        "VOCAB_SIZE": VOCAB_SIZE,
+        "SEQUENCE_LEN": SEQUENCE_LEN,
+        "TOTAL_BATCH_TOKENS": 64 * SEQUENCE_LEN,
+        "MICRO_BATCH_ROWS": 32,
+    }
+    source = (ROOT / "core" / "training" / "train.py").read_text()
+    for name, value in sizes.items():
+        source, found = re.subn(rf"(?m)^{name} = .*", f"{name} = {value}", source)
+        assert found == 1
+    profile = attrs.evolve(ON_GPU, budget_seconds=2.0, rehearsal_steps=6)
+
+    result = run(
+        source,
+        attrs.evolve(profile, startup_seconds=300.0),
+        device=gauge.device,
+        gauge=gauge,
+    )
+
+    assert result.status is Status.FINISHED, (result.message, result.log_tail)
+    assert len(result.curve) > 6
+    assert result.compilations == 0
+    assert result.rehearsal_mib is not None
+    assert result.rehearsal_mib < 64
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_is_asked_for_too_much_memory_is_an_oom_crash(
+    run: Runner, gauge: Gauge
+):
     source = module("torch.empty(1 << 45, device=run.device)")
 
-    result = run(source, attrs.evolve(QUICK, clock="wall"), device=gpus()[0])
+    result = run(source, ON_GPU, device=gauge.device, gauge=gauge)
 
     assert (result.status, result.crash) == (Status.CRASHED, Crash.OOM)
-    assert "OutOfMemoryError" in result.message
+    assert re.fullmatch(
+        r"OutOfMemoryError: 32768\.00 GiB was asked for, and [\d.]+ of [\d.]+ GiB were "
+        "free",
+        result.message,
+    )
+
+
+@pytest.mark.gpu
+def test_a_batch_that_does_not_fit_is_told_which_would(run: Runner, gauge: Gauge):
+    source = module().replace("run.batches(8)", "run.batches(256)")
+    source = source.replace(
+        "        loss =",
+        "        held = torch.empty(MICRO_BATCH_ROWS << 30, dtype=torch.uint8, "
+        "device=run.device)\n        loss =",
+    )
+    constants = f"TOTAL_BATCH_TOKENS = {256 * SEQUENCE_LEN}\nMICRO_BATCH_ROWS = 256\n"
+
+    result = run(constants + source, ON_GPU, device=gauge.device, gauge=gauge)
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.OOM)
+    assert re.fullmatch(
+        r"OutOfMemory: 256\.00 GiB was asked for, and [\d.]+ of [\d.]+ GiB were free, in "
+        r"rehearsal; MICRO_BATCH_ROWS=256 needs about 256\.\d GiB, "
+        r"MICRO_BATCH_ROWS=(64|128) would fit \(by what 32 rows took\)",
+        result.message,
+    )
+
+
+FOREIGN = """
+import sys, torch
+held = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+torch.cuda.synchronize()
+print("there", flush=True)
+open(sys.argv[1]).read()
+"""
+# Its parent ends at once, so that it is nobody's child.
+ORPHAN = """
+import subprocess, sys
+command = [sys.executable, "-c", *sys.argv[1:]]
+orphan = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+assert orphan.stdout.readline() == b"there\\n"
+print(orphan.pid)
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_process_of_somebody_else_is_refused_or_recorded(
+    run: Runner, tmp_path: Path, shared: bool
+):
+    until, pids = tmp_path / "until", []
+    os.mkfifo(until)
+
+    def arrive(progress: Progress) -> None:
+        if progress.loss_nats is not None and not pids:
+            command = [sys.executable, "-c", ORPHAN, FOREIGN, str(until)]
+            pids.append(int(subprocess.check_output(command)))
+
+    with Gauge.on(gpus()[0], shared=shared) as gauge:
+        result = run(
+            module(),
+            attrs.evolve(ON_GPU, budget_seconds=30.0),
+            arrive,
+            device=gauge.device,
+            gauge=gauge,
+        )
+    ended = os.pidfd_open(pids[0])
+    until.write_text("")  # it has read until here
+    select.select([ended], [], [])
+
+    if shared:
+        assert result.status is Status.FINISHED, (result.message, result.log_tail)
+        assert result.device_fault == ""
+        assert result.conditions.foreign_mib is not None
+        assert result.conditions.foreign_mib > 1024
+    else:
+        assert result.status is Status.INFRASTRUCTURE
+        assert result.score is None
+        assert f"process {pids[0]} (python" in result.device_fault
+        assert f"came onto {gauge.device.id} while the trial trained" in result.message

@@ -1,5 +1,7 @@
 """Trial -> Result: child processes on one device, ended for certain."""
 
+import itertools
+import math
 from enum import StrEnum
 from pathlib import Path
 
@@ -99,6 +101,25 @@ class Score:
 
 
 @attrs.frozen(kw_only=True)
+class Conditions:
+    """What a GPU was seen to do while a trial trained; None where it does not say.
+
+    Attributes:
+        driver: Its version.
+        sm_mhz: Mean clock of the multiprocessors.
+        power_watts: Mean.
+        temperature_c: Largest.
+        foreign_mib: Most memory that processes of others held.
+    """
+
+    driver: str | None = None
+    sm_mhz: float | None = None
+    power_watts: float | None = None
+    temperature_c: float | None = None
+    foreign_mib: float | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Result:
     """How a trial went.
 
@@ -110,10 +131,18 @@ class Result:
         log_tail: The last lines that trainer and server printed, escaped.
         score: None unless finished.
         curve: Every step whose loss was seen.
-        train_seconds: From the start of the clock to the end of the last step.
+        clock: When the budget's clock began and when the last step ended, in seconds
+            of `time.monotonic`; None if it did not get there.
+        train_seconds: From the start of the clock to the end of the last step, on the
+            budget's clock.
+        ahead_seconds: For how long its processes were up before the device was free.
         phase_seconds: Seconds of start, train, save, serve and score.
         peak_mib: Device memory on a GPU, else the trainer's resident memory.
+        rehearsal_mib: Device memory that the rehearsal left allocated.
+        compilations: Graphs that torch.compile compiled while the clock ran.
+        conditions: What the GPU was seen to do; empty for a CPU.
         left_behind: Processes that had to be ended after the trial.
+        device_fault: Why nothing more should run on the device; empty if it is sound.
     """
 
     status: Status
@@ -123,7 +152,19 @@ class Result:
     log_tail: tuple[str, ...] = ()
     score: Score | None = None
     curve: tuple[Step, ...] = ()
+    clock: tuple[float, float] | None = None
     train_seconds: float | None = None
+    ahead_seconds: float = 0.0
     phase_seconds: dict[str, float] = attrs.field(factory=dict)
     peak_mib: float | None = None
+    rehearsal_mib: float | None = None
+    compilations: int | None = None
+    conditions: Conditions = Conditions()
     left_behind: int = 0
+    device_fault: str = ""
+
+    def step_seconds(self, share: float) -> float | None:
+        """Return the quantile *share* of the seconds between steps; None without two."""
+        ends = [step.seconds for step in self.curve]
+        took = sorted(later - earlier for earlier, later in itertools.pairwise(ends))
+        return took[math.ceil(share * len(took)) - 1] if took else None

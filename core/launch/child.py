@@ -65,9 +65,13 @@ class Child:
         folder: Path,
         environment: Mapping[str, str],
         log: Path,
+        cpus: Sequence[int] = (),
         inherited: Sequence[int] = (),
     ) -> Self:
-        """Start ``python -m module EVENTS_FD COMMANDS_FD arguments`` in *folder*."""
+        """Start ``python -m module EVENTS_FD COMMANDS_FD arguments`` in *folder*.
+
+        It is bound to the cores *cpus*, if there are any.
+        """
         python = [sys.executable, "-P", "-X", "faulthandler", "-m"]
         with (
             contextlib.ExitStack() as ours,
@@ -84,6 +88,7 @@ class Child:
                     "core.launch.warden",
                     str(report_warden),
                     ",".join(map(str, passed)),
+                    ",".join(map(str, cpus)),
                     *python,
                     module,
                     str(events_child),

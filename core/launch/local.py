@@ -5,8 +5,9 @@
       ├─ server    the mutated module again, fresh; token ids in, logits out
       └─ judge     our code alone; validation rows, byte table, softmax
 
-All three start together, so that nothing imports while the clock runs and the judge
-can begin as soon as the weights are there.
+All three start together, ahead of the device where the profile allows that, so that
+nothing imports while a device waits and the judge can begin as soon as the weights are
+there.  None of them touches the device before it is theirs.
 """
 
 import contextlib
@@ -16,12 +17,14 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
-from core.launch import Crash, Result, Score, Status, Trial
+from core.device import DeviceFailed
+from core.launch import Conditions, Crash, Result, Score, Status, Trial
 from core.launch.child import Child, Unkillable
+from core.launch.gauge import Gauge, Occupied
 from core.launch.log import tail
 from core.launch.watch import Budget, Failed, Progress, Watch
 from core.memory import allocate
@@ -35,56 +38,100 @@ EXIT_SECONDS = 5.0  # for a trainer that has left its weights; its helpers end w
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 
 
-def run_trial(
-    trial: Trial,
-    folder: Path,
-    *,
-    compile_cache: Path,
-    stop_fd: int,
-    show: Callable[[Progress], None] = lambda progress: None,
-) -> Result:
-    """Run *trial* in *folder* and return how it went; no child is left when it returns.
+@attrs.define(eq=False)
+class LocalTrial:
+    """A trial whose processes are up; they import, and wait for the device.
 
-    Args:
-        trial: What to run.
+    Attributes:
+        trial: What is run.
         folder: The run folder, which exists and is empty of an earlier trial.
         compile_cache: Where torch.compile keeps what it compiled.
-        stop_fd: Becomes readable when the session ends.
-        show: Called at each step and phase.
-
-    Raises:
-        Stopped: ``stop_fd`` became readable first.
+        watch: What its processes say.
+        gauge: What the GPU shows; None on a CPU.
     """
-    watch = Watch(profile=trial.profile, stop_fd=stop_fd, show=show)
-    try:
-        return _Running(trial, folder, compile_cache, watch).run()
-    except BaseException:  # whatever it is, no child may outlive it
-        watch.end()
-        raise
-
-
-@attrs.define(eq=False)
-class _Running:
-    """The state of one trial while it runs."""
 
     trial: Trial
     folder: Path
     compile_cache: Path
     watch: Watch
+    gauge: Gauge | None
+    _spawned: float = attrs.field(factory=time.monotonic)
+
+    @classmethod
+    def start(
+        cls,
+        trial: Trial,
+        folder: Path,
+        *,
+        compile_cache: Path,
+        stop_fd: int,
+        show: Callable[[Progress], None] = lambda progress: None,
+        gauge: Gauge | None = None,
+    ) -> Self:
+        """Start the processes of *trial*; `run` or `abandon` ends them.
+
+        Args:
+            trial: What to run.
+            folder: Its run folder.
+            compile_cache: Where torch.compile keeps what it compiled.
+            stop_fd: Becomes readable when the session ends.
+            show: Called at each step and phase.
+            gauge: Of the trial's GPU.
+
+        Raises:
+            OSError: The folder cannot be written, or no process can be started.
+        """
+        watch = Watch(
+            profile=trial.profile,
+            stop_fd=stop_fd,
+            show=show,
+            look=gauge.look if gauge else lambda: None,
+        )
+        started = cls(trial, folder, compile_cache, watch, gauge)
+        try:
+            started.spawn_all()
+        except BaseException:  # whatever it is, no child may outlive it
+            watch.end()
+            raise
+        return started
+
+    def abandon(self) -> None:
+        """End the processes; the trial is not wanted any more."""
+        self.watch.end()
 
     def run(self) -> Result:
-        """Go through the phases; every way to fail becomes a Result."""
-        score = train_seconds = device_mib = None
+        """Take the device, go through the phases, and return how it went.
+
+        Every way to fail becomes a Result, and no child is left when it returns.
+
+        Raises:
+            Stopped: The session ends first.
+        """
+        try:
+            return self._run()
+        except BaseException:  # whatever it is, no child may outlive it
+            self.watch.end()
+            raise
+
+    def _run(self) -> Result:
+        ahead_seconds = self.watch.begin() - self._spawned
+        score = clock = train_seconds = said = None
+        kept_mib, fault = None, ""
         status, crash, message = Status.FINISHED, None, ""
         try:
-            self.start()
-            train_seconds, device_mib = self.train()
+            if self.gauge is not None:
+                self.gauge.begin()
+            kept_mib = self.start_up()
+            clock, train_seconds, said = self.train()
             self.save()
             self.serve()
             score = self.score()
             self.watch.enter("done")
         except Failed as failed:
             status, crash, message = failed.status, failed.crash, failed.message
+        except (DeviceFailed, Occupied) as failed:
+            status, message = Status.INFRASTRUCTURE, f"{failed}."
+            fault = str(failed)
         except (OSError, Unkillable) as error:
             status, message = Status.INFRASTRUCTURE, f"{type(error).__name__}: {error}."
         resident_mib, left_behind = None, 0
@@ -93,6 +140,13 @@ class _Running:
         except Unkillable as error:
             status, crash, score = Status.INFRASTRUCTURE, None, None
             message = f"{error}."
+        if self.gauge is not None and not fault:
+            if fault := self.gauge.errors():
+                status, crash, score = Status.INFRASTRUCTURE, None, None
+                message = f"{fault}."
+            else:
+                fault = self.gauge.residue()
+        on_gpu = self.gauge is not None and said is not None
         return Result(
             status=status,
             crash=crash,
@@ -101,14 +155,21 @@ class _Running:
             log_tail=tail(self.folder / LOG) if status is not Status.FINISHED else (),
             score=score,
             curve=tuple(self.watch.curve),
+            clock=clock,
             train_seconds=train_seconds,
+            ahead_seconds=ahead_seconds,
             phase_seconds=dict(self.watch.phase_seconds),
-            peak_mib=device_mib or resident_mib,
+            peak_mib=(_number(said.get("peak_mib")) if on_gpu else None)
+            or resident_mib,
+            rehearsal_mib=kept_mib if self.gauge is not None else None,
+            compilations=said and _count(said.get("compilations")),
+            conditions=self.gauge.conditions() if self.gauge else Conditions(),
             left_behind=left_behind,
+            device_fault=fault,
         )
 
-    def start(self) -> None:
-        """Start the three processes and wait until each is ready."""
+    def spawn_all(self) -> None:
+        """Start the three processes."""
         trial = self.trial
         (self.folder / "train.py").write_text(trial.source)
         (self.folder / "tmp").mkdir(exist_ok=True)
@@ -148,18 +209,30 @@ class _Running:
                 },
                 inherited=(asks[1], answers[0], memory),
             )
-        deadline = time.monotonic() + trial.profile.startup_seconds
-        for name in ("trainer", "server", "judge"):
-            self.watch.await_message(name, "ready", deadline=deadline)
 
-    def train(self) -> tuple[float, float | None]:
+    def start_up(self) -> float | None:
+        """Give the device to the processes and wait until each is ready.
+
+        Returns:
+            MiB of GPU memory that the rehearsal left allocated, as the trainer says.
+        """
+        deadline = time.monotonic() + self.trial.profile.startup_seconds
+        for child in self.watch.children.values():
+            child.send({})
+        # The trainer's is last: it waits in its first hand-out, and the clock starts.
+        for name in ("server", "judge", "trainer"):
+            said = self.watch.await_message(name, "ready", deadline=deadline)
+        return _number(said.get("kept_mib"))
+
+    def train(self) -> tuple[tuple[float, float], float, dict[str, Any]]:
         """Let the trainer train for the budget.
 
         Returns:
-            Its seconds on the clock, and the MiB of GPU memory that it says it used.
+            Start and end of the clock, its seconds, and what the trainer said of it.
         """
         self.watch.enter("train")
         trainer = self.watch.children["trainer"]
+        began = time.monotonic()
         budget = self.watch.budget = Budget.start(self.trial.profile, trainer.pid())
         trainer.send({
             "clock": self.trial.profile.clock,
@@ -168,10 +241,7 @@ class _Running:
         })
         said = self.watch.await_message("trainer", "trained", budget=budget)
         train_seconds = budget.used()
-        match said.get("peak_mib"):
-            case float(mib) if self.trial.device.kind == "cuda" and math.isfinite(mib):
-                return train_seconds, mib
-        return train_seconds, None
+        return (began, time.monotonic()), train_seconds, said
 
     def save(self) -> None:
         """Wait for the weights, and for the end of the process that made them."""
@@ -224,6 +294,7 @@ class _Running:
             name=name,
             folder=self.folder,
             environment=self.environment(),
+            cpus=self.trial.device.cpus,
             log=self.folder / (JUDGE_LOG if name == "judge" else LOG),
             inherited=inherited,
         )
@@ -244,6 +315,7 @@ class _Running:
             "TORCHINDUCTOR_CACHE_DIR": str(self.compile_cache / "inductor"),
             "TRITON_CACHE_DIR": str(self.compile_cache / "triton"),
             "OMP_NUM_THREADS": str(device.threads),
+            "TORCHINDUCTOR_COMPILE_THREADS": str(device.threads),
             "CUDA_VISIBLE_DEVICES": device.id if device.kind == "cuda" else "",
         }
 
@@ -256,7 +328,7 @@ def _pipes(
 
     Yields:
         The pipe of questions, the pipe of answers, and the memory that holds the ids of
-        a question (uint16) and the logits of its answer (float32).
+        a question (uint16) and, on a CPU, the logits of its answer (float32).
     """
     opened: list[int] = []
     try:
@@ -266,10 +338,20 @@ def _pipes(
             allocate(
                 settings["scored_rows"],
                 settings["sequence_len"],
-                settings["vocab_size"],
+                settings["vocab_size"] if settings["device"] == "cpu" else 0,
             )
         )
         yield (opened[0], opened[1]), (opened[2], opened[3]), opened[4]
     finally:
         for fd in opened:
             os.close(fd)
+
+
+def _number(said: Any) -> float | None:
+    """Return what a child said, if it is a finite number."""
+    return said if isinstance(said, float) and math.isfinite(said) else None
+
+
+def _count(said: Any) -> int | None:
+    """Return what a child said, if it is a count that a column holds."""
+    return said if isinstance(said, int) and 0 <= said < 2**31 else None

@@ -39,11 +39,14 @@ def _die_with_the_warden() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Run ``warden REPORT_FD FD,FD,... COMMAND...`` until the child has ended."""
-    report_fd, inherited = int(argv[0]), [int(fd) for fd in argv[1].split(",") if fd]
+    """Run ``warden REPORT_FD FD,FD,... CPU,CPU,... COMMAND...`` until the child ends."""
+    report_fd = int(argv[0])
+    inherited, cpus = ([int(n) for n in list_.split(",") if n] for list_ in argv[1:3])
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if cpus:
+        os.sched_setaffinity(0, cpus)  # inherited by all that the child starts
     child = subprocess.Popen(
-        argv[2:],
+        argv[3:],
         stdin=subprocess.DEVNULL,
         pass_fds=inherited,
         start_new_session=True,

@@ -24,6 +24,15 @@ HANG_STEPS = 20  # a step that takes twenty times the median hangs, however slow
 WALL_FACTOR = 10  # wall-clock seconds that a second of the budget may take
 MAX_TOKENS = 2**53  # a child can claim anything, and a column holds 63 bits
 GRACE_STEPS = 3  # two steps may be queued when the budget ends
+# What CUDA says when the machine failed and not the module.
+MACHINE_ERRORS = (
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "GPU is lost",
+    "no CUDA-capable device is detected",
+    "CUDA-capable device(s) is/are busy or unavailable",
+    "system not yet initialized",
+)
 
 
 class Stopped(Exception):
@@ -112,6 +121,7 @@ class Watch:
         profile: Budget and limits.
         stop_fd: Becomes readable when the session ends.
         show: Called at each step and phase.
+        look: Called while the trial trains, to look at its GPU.
         children: The processes, by name.
         said: What was heard and not yet asked for.
         curve: Every step that was heard of.
@@ -123,6 +133,7 @@ class Watch:
     profile: Profile
     stop_fd: int
     show: Callable[[Progress], None]
+    look: Callable[[], None] = lambda: None
     children: dict[str, Child] = attrs.field(factory=dict)
     said: list[tuple[str, dict[str, Any]]] = attrs.field(factory=list)
     curve: list[Step] = attrs.field(factory=list)
@@ -132,6 +143,12 @@ class Watch:
     _oom_kills: int = attrs.field(factory=kernel_oom_kills)
     _phase_began: float = attrs.field(factory=time.monotonic)
     _last_sign: float = attrs.field(factory=time.monotonic)
+
+    def begin(self) -> float:
+        """Begin the first phase: the device is free now.  Returns the time."""
+        self._phase_began = self._last_sign = time.monotonic()
+        self.show(Progress(phase=self.phase, seconds=0.0))
+        return self._phase_began
 
     def enter(self, phase: str) -> None:
         """Leave the present phase for *phase*."""
@@ -232,6 +249,8 @@ class Watch:
             raise Stopped
         for key in ready:
             self.take(key.data)
+        if self.phase == "train":
+            self.look()
 
     def take(self, child: Child) -> None:
         """Take in what one child says."""
@@ -307,9 +326,9 @@ class Watch:
         )
 
     def blame(self, name: str, message: str, crash: Crash = Crash.EXCEPTION) -> Failed:
-        """Return a failure: the candidate's own, unless it is the judge's, which is ours."""
+        """Return a failure: the candidate's own, unless it is ours or the machine's."""
         message = escaped(message)
-        if name == "judge":
+        if name == "judge" or any(error in message for error in MACHINE_ERRORS):
             return Failed(Status.INFRASTRUCTURE, message)
         return Failed(Status.CRASHED, message, crash)
 

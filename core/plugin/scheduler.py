@@ -1,8 +1,8 @@
 """Run the trials of all selected experiments, one a device, until each has a verdict."""
 
-import contextlib
 import os
 import queue
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -14,34 +14,14 @@ from core.errors import SessionError
 from core.evidence import Verdict
 from core.gates import Work
 from core.launch import Result
+from core.launch.local import LocalTrial
 from core.launch.watch import Progress, Stopped
 from core.pipeline import Lab
-from core.plan import Lost, Need, Plan, base_due
+from core.plan import Lost, Need, Plan, base_due, trial
+
+BASE_PAYS_OFF = 2  # trials that wait for each device that could run them
 
 Watcher = Callable[[Device, str, Progress | None], None]
-
-
-@attrs.frozen(kw_only=True)
-class Ended:
-    """A trial came back from a device.
-
-    Attributes:
-        need: What was run.
-        work: For whom; None for the base.
-        device: Where.
-        run: Its name.
-        result: How it went; None if the session stopped it.
-        error: What broke on our side, if anything did.
-        started: When.
-    """
-
-    need: Need
-    work: Work | None
-    device: Device
-    run: str = ""
-    result: Result | None = None
-    error: BaseException | None = None
-    started: datetime | None = None
 
 
 @attrs.define(eq=False)
@@ -73,30 +53,88 @@ class Decided:
     ended: datetime
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class Claim:
+    """A trial that a device was given.
+
+    Attributes:
+        need: What runs: a candidate, or the base with its seed.
+        experiment: For whom.
+        started: Its processes.
+    """
+
+    need: Need
+    experiment: Undecided
+    started: LocalTrial
+
+
+@attrs.define(eq=False)
+class Slot:
+    """A device, the trial on it, and the one whose processes wait for it."""
+
+    device: Device
+    running: Claim | None = None
+    waiting: Claim | None = None
+
+    def claims(self) -> Iterator[Claim]:
+        """Yield what the device was given."""
+        yield from filter(None, (self.running, self.waiting))
+
+
+@attrs.frozen(kw_only=True)
+class Trains:
+    """The clock of a device's trial has started: time to start the next one's processes."""
+
+    slot: Slot
+
+
+@attrs.frozen(kw_only=True)
+class Ended:
+    """A trial came back from a device.
+
+    Attributes:
+        slot: Where it was.
+        result: How it went; None if the session stopped it.
+        error: What broke on our side, if anything did.
+        began: When it took the device.
+    """
+
+    slot: Slot
+    result: Result | None = None
+    error: BaseException | None = None
+    began: datetime | None = None
+
+
 @attrs.define(eq=False)
 class Scheduler:
     """Plan together, run one trial a device, hand out each verdict when it is there.
+
+    A candidate runs where the base has run with its seed.  A device without such work
+    runs the base with a seed of its own, or with one that has queued up elsewhere.
 
     Attributes:
         lab: What trials share.
         devices: One trial at a time on each.
         undecided: In the order in which they are served.
         watch: Told what each device does, from the device's own thread.
+        alarm: Told why a device is taken out.
     """
 
     lab: Lab
     devices: Sequence[Device]
     undecided: list[Undecided]
     watch: Watcher
-    running: set[Need] = attrs.field(factory=set)
-    _free: list[Device] = attrs.field(init=False)
-    _ended: "queue.SimpleQueue[Ended]" = attrs.field(factory=queue.SimpleQueue)
+    alarm: Callable[[str], None] = lambda text: None
+    slots: list[Slot] = attrs.field(init=False)
+    _events: "queue.SimpleQueue[Trains | Ended]" = attrs.field(
+        factory=queue.SimpleQueue
+    )
     _threads: ThreadPoolExecutor = attrs.field(init=False)
     _stop: tuple[int, int] = attrs.field(factory=os.pipe)
     _stopped: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self._free = list(self.devices)
+        self.slots = [Slot(device) for device in self.devices]
         self._threads = ThreadPoolExecutor(len(self.devices), "device")
 
     def next_decided(self) -> Decided:
@@ -116,8 +154,15 @@ class Scheduler:
                     self.undecided.remove(experiment)
                     return self._decided(experiment, step)
                 experiment.need = step
-            self._fill()
-            self._take(self._ended.get())
+            for slot in self.slots:
+                if slot.running is None:
+                    self._give(slot)
+            assert any(slot.running for slot in self.slots), "nothing runs"
+            match self._events.get():
+                case Ended() as ended:
+                    self._take(ended)
+                case Trains(slot=slot) if slot.waiting is None:
+                    slot.waiting = self._claim(slot)
 
     def stop(self) -> None:
         """End every trial that is under way, and wait until nothing of it is left."""
@@ -125,12 +170,13 @@ class Scheduler:
             return
         self._stopped = True
         os.write(self._stop[1], b"stop")
+        for slot in self.slots:
+            self._abandon(slot)
         self._threads.shutdown(wait=True, cancel_futures=True)
-        while self.running:
-            with contextlib.suppress(queue.Empty):
-                self._take(self._ended.get(timeout=0))
-                continue
-            break
+        while not self._events.empty():
+            event = self._events.get()
+            if isinstance(event, Ended):
+                self._take(event)
         for fd in self._stop:
             os.close(fd)
 
@@ -145,77 +191,178 @@ class Scheduler:
             ended=now,
         )
 
-    def _fill(self) -> None:
-        """Give every free device the most urgent trial that nobody runs yet."""
-        needs = self._needs()
-        while self._free:
-            found = next(needs, None)
-            if found is None:
-                break
-            need, experiment = found
-            work = None if need.mutant == self.lab.base.digest else experiment.work
-            device = self._free.pop(0)
-            self.running.add(need)
+    def _give(self, slot: Slot) -> None:
+        """Let a free device run what waits for it, or else what is most urgent."""
+        if slot.waiting is not None and not self._is_wanted(slot, slot.waiting):
+            self._abandon(slot)
+        slot.running, slot.waiting = slot.waiting or self._claim(slot), None
+        if slot.running is not None:
+            experiment = slot.running.experiment
             experiment.started = experiment.started or datetime.now(UTC)
-            self._threads.submit(self._run, need, work, device)
-        assert self.running, "nothing runs and nothing is decided"
+            self._threads.submit(self._run, slot, slot.running)
 
-    def _needs(self) -> Iterator[tuple[Need, Undecided]]:
-        """Yield the trials that are waited for and that nobody runs, most urgent first."""
-        for experiment in self.undecided:
-            need = experiment.need
-            assert need is not None
-            if need in self.running:
-                continue
-            base = base_due(self.lab.known, datetime.now(UTC))
-            if base not in (None, *self.running) and need.mutant != base.mutant:
-                # The machine may not be what it was when the base was last measured.
-                yield base, experiment
-            yield need, experiment
-
-    def _run(self, need: Need, work: Work | None, device: Device) -> None:
-        """Run one trial in a device's thread; whatever happens, say so."""
+    def _claim(self, slot: Slot) -> Claim | None:
+        """Start the processes of the most urgent trial for a device, if there is one."""
+        chosen = self._choose(slot)
+        if chosen is None:
+            return None
+        need, experiment = chosen
+        work = None if need.mutant == self.lab.base.digest else experiment.work
         label = f"{'base' if work is None else work.case.label}, seed {need.seed}"
-        ended = Ended(need=need, work=work, device=device)
+
+        def show(progress: Progress) -> None:
+            self.watch(slot.device, label, progress)
+            begins = progress.phase == "train" and progress.loss_nats is None
+            if begins and self.lab.profile.ahead:
+                self._events.put(Trains(slot=slot))
+
         try:
-            run, result, started = self.lab.run(
-                need,
-                work,
-                device,
-                self._stop[0],
-                lambda progress: self.watch(device, label, progress),
-            )
-            ended = attrs.evolve(ended, run=run, result=result, started=started)
+            started = self.lab.start(need, work, slot.device, self._stop[0], show)
+        except OSError as error:
+            raise _unkept(error) from error
+        return Claim(need=need, experiment=experiment, started=started)
+
+    def _choose(self, slot: Slot) -> tuple[Need, Undecided] | None:
+        """Return the most urgent trial for a device, and for whom it is."""
+        known, here = self.lab.known, slot.device.id
+        given = {claim.need for other in self.slots for claim in other.claims()}
+        wanted = [(need, e) for need, e in self._wanted() if need not in given]
+        if not wanted:
+            return None
+        ours = {claim.need for claim in slot.claims()}
+        due = base_due(known, datetime.now(UTC), here)
+        if due is not None and due not in ours:
+            # The machine may not be what it was when the base was last measured.
+            return due, wanted[0][1]
+        homes = {need.seed: self._homes(need.seed) for need, _ in wanted}
+        for need, experiment in wanted:
+            if here in homes[need.seed]:
+                return need, experiment
+            if not homes[need.seed]:
+                return self._base(need), experiment
+        # Each waits for a device that is busy.  One more run of the base pays off where
+        # it takes from each of them more work than it costs.
+        queued = Counter(need.seed for need, _ in wanted)
+        need, experiment = max(
+            wanted, key=lambda w: queued[w[0].seed] / len(homes[w[0].seed])
+        )
+        if queued[need.seed] / len(homes[need.seed]) < BASE_PAYS_OFF:
+            return None
+        return self._base(need), experiment
+
+    def _wanted(self) -> Iterator[tuple[Need, Undecided]]:
+        """Yield the trials of candidates that have to run, then those that may have to.
+
+        One pair is never enough, and what predicts nothing, or predicts no effect, is
+        decided at the last: so these looks may as well run side by side.
+        """
+        perhaps: list[tuple[Need, Undecided]] = []
+        for experiment in self.undecided:
+            plan, need = experiment.plan, experiment.need
+            if need is None:  # its look is about to be read
+                continue
+            yield need, experiment
+            certain = plan.allowed if not plan.claim.delta_bpb else 2
+            for later in plan.ahead(self.lab.known):
+                if later.seed <= plan.seed(certain):
+                    yield later, experiment
+                else:
+                    perhaps.append((later, experiment))
+        yield from perhaps
+
+    def _homes(self, seed: int) -> set[str]:
+        """Return the devices where the base has run with *seed*, or is about to."""
+        base = Need(mutant=self.lab.base.digest, seed=seed)
+        ran = {o.device for o in self.lab.known.finished(base.mutant, seed)}
+        runs = {
+            slot.device.id
+            for slot in self.slots
+            for claim in slot.claims()
+            if claim.need == base
+        }
+        return {slot.device.id for slot in self.slots} & (ran | runs)
+
+    def _base(self, need: Need) -> Need:
+        return attrs.evolve(need, mutant=self.lab.base.digest)
+
+    def _is_wanted(self, slot: Slot, claim: Claim) -> bool:
+        """Return whether a trial is still wanted that was chosen some minutes ago."""
+        known, need, here = self.lab.known, claim.need, slot.device.id
+        if need.mutant != self.lab.base.digest:
+            is_paired = trial(known, need, here) == need
+            return is_paired and any(need == wanted for wanted, _ in self._wanted())
+        if need == base_due(known, datetime.now(UTC), here):
+            return bool(self.undecided)
+        is_new = trial(known, need, here) == need and here not in {
+            outcome.device for outcome in known.finished(need.mutant, need.seed)
+        }
+        return is_new and any(need.seed == wanted.seed for wanted, _ in self._wanted())
+
+    def _abandon(self, slot: Slot) -> None:
+        """End the processes that wait for a device."""
+        claim, slot.waiting = slot.waiting, None
+        if claim is not None:
+            self.lab.abandon(claim.started)
+
+    def _run(self, slot: Slot, claim: Claim) -> None:
+        """Run one trial in a device's thread; whatever happens, say so."""
+        ended = Ended(slot=slot)
+        try:
+            result, began = self.lab.run(claim.started)
+            ended = attrs.evolve(ended, result=result, began=began)
         except Stopped:
             pass
         except BaseException as error:  # raised again in the thread that waits for it
             ended = attrs.evolve(ended, error=error)
         finally:
-            self.watch(device, label, None)
-            self._ended.put(ended)
+            self.watch(slot.device, "", None)
+            self._events.put(ended)
 
     def _take(self, ended: Ended) -> None:
-        self.running.discard(ended.need)
-        self._free.append(ended.device)
-        for experiment in self.undecided:
-            if experiment.need == ended.need:
-                experiment.need = None
-        if isinstance(ended.error, OSError):
-            raise _unkept(ended.error) from ended.error
+        """Keep what a trial gave; take a device out that is not sound any more."""
+        slot = ended.slot
+        claim, slot.running = slot.running, None
+        assert claim is not None
         if ended.error is not None:
+            if isinstance(ended.error, OSError):
+                raise _unkept(ended.error) from ended.error
             raise ended.error
-        if ended.result is not None and ended.started is not None:
-            try:
-                self.lab.record(
-                    ended.run,
-                    ended.need,
-                    ended.work,
-                    ended.device,
-                    ended.result,
-                    ended.started,
-                )
-            except OSError as error:
-                raise _unkept(error) from error
+        if ended.result is None or ended.began is None:
+            return
+        is_base = claim.need.mutant == self.lab.base.digest
+        try:
+            self.lab.record(
+                claim.started.trial.run_id,
+                claim.need,
+                None if is_base else claim.experiment.work,
+                slot.device,
+                ended.result,
+                ended.began,
+            )
+        except OSError as error:
+            raise _unkept(error) from error
+        for experiment in self.undecided:
+            need = experiment.need
+            if need == claim.need or (
+                need is not None
+                and need.seed == claim.need.seed
+                and experiment.plan.blocked(self.lab.known, need)
+            ):
+                experiment.need = None
+        if ended.result.device_fault:
+            self._take_out(slot, ended.result.device_fault)
+
+    def _take_out(self, slot: Slot, fault: str) -> None:
+        """Give a device no more trials; the others take over what it was to run."""
+        self._abandon(slot)
+        self.slots.remove(slot)
+        self.alarm(f"{fault}: no more trials run on it")
+        if not self.slots and self.undecided and not self._stopped:
+            raise SessionError(
+                f"no device is left: {fault}.",
+                hint="look at nvidia-smi, end what is on the GPU or reset it, and run "
+                "again: what has finished is kept.",
+            )
 
 
 def _unkept(error: OSError) -> SessionError:

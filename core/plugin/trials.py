@@ -9,6 +9,9 @@ import attrs
 
 from core.device import Device
 from core.evidence import Known, Verdict, claim_under
+from core.device import DeviceFailed
+from core.errors import SessionError
+from core.launch.gauge import Gauge
 from core.launch.log import escaped
 from core.mutate import Mutant
 from core.pipeline import PATIENCE_SECONDS, Lab, open_lab
@@ -79,7 +82,9 @@ class Trials:
         self.locks = locked(request.project, request.devices)
         self.live = Live(terminal)
         try:
+            gauges = self._open_gauges()
             self.lab = self._open_lab(base)
+            self.lab.gauges.update(gauges)
             self.swept = self.lab.journal.sweep()
             self.stored, self.refused, planned = self._plan(items)
             self._write_header(planned)
@@ -92,6 +97,7 @@ class Trials:
             devices=request.devices,
             undecided=planned,
             watch=self.live.watch,
+            alarm=self._alarm,
         )
 
     def __iter__(self) -> Iterator[Ended]:
@@ -117,6 +123,30 @@ class Trials:
             self.lab.insert(PATIENCE_SECONDS)
         finally:
             self.locks.close()
+
+    def _open_gauges(self) -> dict[str, Gauge]:
+        """Return the gauges of the session's GPUs; they close with the locks."""
+        try:
+            return {
+                device.id: self.locks.enter_context(
+                    Gauge.on(device, shared=self.request.shared)
+                )
+                for device in self.request.devices
+                if device.kind == "cuda"
+            }
+        except DeviceFailed as failed:
+            raise SessionError(
+                f"{failed}.",
+                hint="look at nvidia-smi, or leave the GPU out: CUDA_VISIBLE_DEVICES.",
+            ) from failed
+
+    def _alarm(self, text: str) -> None:
+        """Say at once, and loudly, that a device is taken out."""
+        if self.terminal is not None:
+            self.live.pause()
+            self.terminal.ensure_newline()
+            self.terminal.write_line(text, red=True, bold=True)
+            self.live.start()
 
     def _open_lab(self, base: Mutant) -> Lab:
         request = self.request

@@ -75,3 +75,41 @@ comment on column changes.word is 'The verdict on the whole mutant; NULL before 
 comment on column changes.delta_bpb is 'Measured change of the whole mutant; NULL when it has no estimate';
 comment on column changes.context is 'Digest of the context; NULL before a verdict';
 comment on column changes.mutant is 'Digest of the mutant';
+
+create or replace view conditions as
+select
+    r.run, r.status, c.profile, c.device as device_name, r.device, r.driver, c.torch,
+    r.sm_mhz, r.power_watts, r.temperature_c, r.foreign_mib, r.peak_mib,
+    r.train_tokens, r.steps, r.train_tokens / r.train_seconds as tokens_per_second,
+    r.median_step_seconds, r.p99_step_seconds,
+    r.ahead_seconds, r.gap_seconds, r.start_seconds, r.train_seconds, r.save_seconds,
+    r.serve_seconds, r.score_seconds, r.wall_seconds, r.compilations
+from runs r
+join (select distinct on (context) * from contexts) c using (context);
+comment on view conditions is 'What each run was measured with, and where its seconds went';
+comment on column conditions.run is 'Names the folder below runs/';
+comment on column conditions.status is 'finished, crashed, invalid, killed or infrastructure';
+comment on column conditions.profile is 'gpu or cpu';
+comment on column conditions.device_name is 'Model of the GPU or CPU';
+comment on column conditions.device is 'UUID of the GPU, or cpu';
+comment on column conditions.driver is 'Version of the GPU''s driver; NULL on a CPU';
+comment on column conditions.torch is 'Version with its build';
+comment on column conditions.sm_mhz is 'Mean clock of the multiprocessors in training; NULL on a CPU';
+comment on column conditions.power_watts is 'Mean power in training; NULL on a CPU';
+comment on column conditions.temperature_c is 'Largest temperature in training; NULL on a CPU';
+comment on column conditions.foreign_mib is 'Most memory that processes of others held in training; NULL on a CPU';
+comment on column conditions.peak_mib is 'Device memory on a GPU, else resident memory of the trainer';
+comment on column conditions.train_tokens is 'Tokens that were trained on';
+comment on column conditions.steps is 'Optimizer steps';
+comment on column conditions.tokens_per_second is 'Of training';
+comment on column conditions.median_step_seconds is 'Median of the seconds between steps';
+comment on column conditions.p99_step_seconds is '99 of 100 steps took no longer';
+comment on column conditions.ahead_seconds is 'Importing while the trial before it was on the device';
+comment on column conditions.gap_seconds is 'From the end of the clock before it on the device to the start of its own';
+comment on column conditions.start_seconds is 'From the device to the clock: building, compiling and rehearsing';
+comment on column conditions.train_seconds is 'On the clock of the budget';
+comment on column conditions.save_seconds is 'Saving the weights';
+comment on column conditions.serve_seconds is 'Loading them in a fresh process';
+comment on column conditions.score_seconds is 'Scoring';
+comment on column conditions.wall_seconds is 'For how long it had the device';
+comment on column conditions.compilations is 'Graphs that torch.compile compiled while the clock ran';

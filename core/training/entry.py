@@ -5,6 +5,7 @@ Runs as ``python -m core.training.entry EVENTS_FD COMMANDS_FD SETTINGS``.
 
 import faulthandler
 import gc
+import importlib
 import json
 import random
 import signal
@@ -22,8 +23,24 @@ from torch import nn
 from core.channel import Reader, write
 from core.training.data import open_rows
 from core.training.module import load_module
-from core.training.run import NonFiniteLoss, Rehearsal, Run, Training, keyed
+from core.training.oom import (
+    MICRO_BATCH,
+    OutOfMemory,
+    shortage,
+    smaller,
+    what_fits,
+)
+from core.training.run import (
+    Budget,
+    NonFiniteLoss,
+    Rehearsal,
+    Run,
+    Training,
+    keyed,
+)
 
+# What torch.compile imports at its first call, which takes seconds.
+COMPILER = ("torch._dynamo", "torch._inductor.compile_fx")
 CLOCKS = {"wall": time.CLOCK_MONOTONIC, "cpu": time.CLOCK_PROCESS_CPUTIME_ID}
 
 
@@ -55,48 +72,123 @@ def crash_of(error: BaseException) -> str:
     return "exception"
 
 
-def run_trainer(settings: dict[str, Any], events: int, commands: Reader) -> None:
-    """Rehearse, wait for the clock, train, save."""
+def settle(settings: dict[str, Any]) -> torch.device:
+    """Set what holds for the process, and return the device; nothing is on it yet."""
     torch.set_num_threads(settings["threads"])
     torch.set_float32_matmul_precision("high")
-    device, seed = torch.device(settings["device"]), settings["seed"]
+    return torch.device(settings["device"])
+
+
+def run_trainer(settings: dict[str, Any], events: int, commands: Reader) -> None:
+    """Import, wait for the device, rehearse, train, save."""
+    device, seed = settle(settings), settings["seed"]
     rows = open_rows(Path(settings["training"]), settings["sequence_len"])
     module = load_module(Path("train.py"))
-    trained(
-        module,
-        Rehearsal(
-            device=device,
-            seed=seed,
-            steps=settings["rehearsal_steps"],
-            sequence_len=settings["sequence_len"],
-            vocab_size=settings["vocab_size"],
-        ),
-        seed,
-    )
-    gc.collect()
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
-    write(events, {"event": "ready"})
-    go = commands.receive()
-    if go is None:
+        for name in COMPILER:
+            importlib.import_module(name)
+    if commands.receive() is None:  # the device is free for us
         return
+    rehearse(module, settings, device)
+    kept_mib = released(device)
+    compiled = 0
+
+    def start() -> Budget:
+        nonlocal compiled
+        write(events, {"event": "ready", "kept_mib": kept_mib})
+        go = commands.receive()
+        if go is None:
+            raise BrokenPipeError  # nobody wants it any more
+        compiled = compilations()
+        return Budget(
+            clock=CLOCKS[go["clock"]], began=go["began"], ends_at=go["ends_at"]
+        )
+
     run = Training(
         device=device,
         seed=seed,
         rows=rows,
-        clock=CLOCKS[go["clock"]],
-        began=go["began"],
-        ends_at=go["ends_at"],
+        start=start,
         report=lambda loss, tokens: write(
             events, {"event": "step", "loss_nats": loss, "tokens": tokens}
         ),
     )
     model = trained(module, run, seed)
     run.finish()
-    write(events, {"event": "trained", "peak_mib": peak_mib(device)})
+    write(
+        events,
+        {
+            "event": "trained",
+            "peak_mib": peak_mib(device),
+            "compilations": compilations() - compiled,
+        },
+    )
     safetensors.torch.save_model(model, settings["weights"])
     write(events, {"event": "saved"})
+
+
+def rehearse(module: Any, settings: dict[str, Any], device: torch.device) -> None:
+    """Train on random tokens, so that all is compiled; all of it is dropped again.
+
+    Raises:
+        OutOfMemory: It does not fit; the message says what would.
+    """
+
+    def rehearsed(steps: int) -> Rehearsal:
+        run = Rehearsal(
+            device=device,
+            seed=settings["seed"],
+            steps=steps,
+            sequence_len=settings["sequence_len"],
+            vocab_size=settings["vocab_size"],
+        )
+        trained(module, run, settings["seed"])
+        return run
+
+    try:
+        rehearsed(settings["rehearsal_steps"])
+        return
+    except torch.OutOfMemoryError as error:
+        message = f"{shortage(error, device)}, in rehearsal"
+    # Not in the handler: the traceback holds on to the tensors of every frame.
+    released(device)
+    micro_batch = getattr(module, MICRO_BATCH, None)
+    if not isinstance(micro_batch, int) or micro_batch < 2:
+        raise OutOfMemory(f"{message}; the module has no {MICRO_BATCH} to lower")
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    rows = module.TOTAL_BATCH_TOKENS // settings["sequence_len"]
+    measured = module.MICRO_BATCH_ROWS = smaller(rows, micro_batch)
+    try:
+        kept_bytes = rehearsed(steps=1).kept_bytes
+    except torch.OutOfMemoryError:
+        raise OutOfMemory(f"{message}; nor do {measured} rows fit") from None
+    fits = what_fits(
+        rows=rows,
+        micro_batch=micro_batch,
+        measured=measured,
+        peak_bytes=torch.cuda.max_memory_allocated(device),
+        kept_bytes=kept_bytes,
+        free_bytes=free_bytes,
+    )
+    raise OutOfMemory(f"{message}; {fits}")
+
+
+def released(device: torch.device) -> float:
+    """Give back what nobody holds any more; return the MiB that stay allocated."""
+    gc.collect()
+    if device.type != "cuda":
+        return 0.0
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device) / 2**20
+
+
+def compilations() -> int:
+    """Return how many graphs torch.compile has compiled in this process."""
+    if "torch._dynamo" not in sys.modules:
+        return 0
+    return sys.modules["torch._dynamo"].utils.counters["stats"]["unique_graphs"]
 
 
 def peak_mib(device: torch.device) -> float | None:
@@ -116,7 +208,10 @@ def guarded(main: Any, settings: dict[str, Any], events: int, commands: Reader) 
     except BaseException as error:  # SystemExit too: the parent must hear why
         traceback.print_exc()
         sys.stderr.flush()
-        text = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+        said = str(error).strip() or "no message"
+        if isinstance(error, torch.OutOfMemoryError):  # torch's own text fills a page
+            said = shortage(error, torch.device(settings["device"]))
+        text = f"{type(error).__name__}: {said}"
         message = text.splitlines()[0][:500]
         write(events, {"event": "failed", "crash": crash_of(error), "message": message})
         sys.exit(1)

@@ -11,11 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
-QUEUED_STEPS = 2  # CUDA runs ahead: a hand-out waits for the step so many before it
+UNDER_WAY = 1  # steps at a hand-out: CUDA runs ahead, and must not outrun the clock
 
 
 def keyed(seed: int, name: str) -> int:
@@ -57,7 +58,12 @@ class Run:
 
 
 class Rehearsal(Run):
-    """A few steps on random tokens, so that all is compiled before the clock starts."""
+    """A few steps on random tokens, so that all is compiled before the clock starts.
+
+    Attributes:
+        kept_bytes: GPU memory that is in use between two steps; 0 before the first
+            step has ended, and on a CPU.
+    """
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class Rehearsal(Run):
         vocab_size: int,
     ) -> None:
         super().__init__(device=device, seed=seed)
+        self.kept_bytes = 0
         self._steps = steps
         self._sequence_len = sequence_len
         self._vocab_size = vocab_size
@@ -81,6 +88,23 @@ class Rehearsal(Run):
             shape = (rows, self._sequence_len + 1)
             ids = torch.randint(self._vocab_size, shape, generator=generator)
             yield ids.to(self.device)
+            if self.device.type == "cuda":
+                self.kept_bytes = torch.cuda.memory_allocated(self.device)
+
+
+@attrs.frozen(kw_only=True)
+class Budget:
+    """The time that training may take, as the parent sets it at the first hand-out.
+
+    Attributes:
+        clock: What it is measured on, for `time.clock_gettime`.
+        began: What that showed when the budget began.
+        ends_at: What it shows at the end.
+    """
+
+    clock: int
+    began: float
+    ends_at: float
 
 
 class Training(Run):
@@ -90,9 +114,8 @@ class Training(Run):
         device: Where model and batches live.
         seed: Keys everything random.
         rows: Training rows, uint16 of shape (N, T + 1).
-        clock: What the budget is measured on, for `time.clock_gettime`.
-        began: What it showed when the budget began.
-        ends_at: What it shows at the end.
+        start: Called at the first hand-out, when model and optimizer are built; returns
+            the budget, which begins then.
         report: Called with loss in nats and tokens so far, once for each step.
     """
 
@@ -102,18 +125,15 @@ class Training(Run):
         device: torch.device,
         seed: int,
         rows: np.ndarray,
-        clock: int,
-        began: float,
-        ends_at: float,
+        start: Callable[[], Budget],
         report: Callable[[float, int], None],
     ) -> None:
         super().__init__(device=device, seed=seed)
         self._rows = rows
-        self._clock = clock
-        self._began = began
-        self._ends_at = ends_at
+        self._start = start
         self._report = report
         self._losses: deque[tuple[Tensor, int]] = deque()
+        self._queued: deque[torch.cuda.Event] = deque()
         self._tokens = 0
         self._handed_out = 0
         self._logged = 0
@@ -121,12 +141,14 @@ class Training(Run):
     def batches(self, rows: int) -> Iterator[Tensor]:
         """Yield training rows, int64 of shape (rows, T + 1), until the budget is over."""
         order = self._order()
+        budget = self._start()
         while True:
-            self._read_losses(left=QUEUED_STEPS)
-            now = time.clock_gettime(self._clock)
-            if now >= self._ends_at:
+            self._await_queue()
+            self._read_losses(left=UNDER_WAY)
+            now = time.clock_gettime(budget.clock)
+            if now >= budget.ends_at:
                 return
-            self.progress = (now - self._began) / (self._ends_at - self._began)
+            self.progress = (now - budget.began) / (budget.ends_at - budget.began)
             chosen = [next(order) for _ in range(rows)]
             ids = torch.from_numpy(self._rows[chosen].astype(np.int64))
             self._tokens += rows * (ids.shape[1] - 1)
@@ -152,6 +174,16 @@ class Training(Run):
                 f"train(run) took {self._handed_out} batches and logged {self._logged} "
                 "losses: run.log(loss) belongs after each batch of run.batches(rows)"
             )
+
+    def _await_queue(self) -> None:
+        """Wait for the step two before the one to come, whatever that has logged."""
+        if self.device.type != "cuda":
+            return
+        if len(self._queued) == UNDER_WAY:
+            self._queued.popleft().synchronize()
+        event = torch.cuda.Event()
+        event.record()
+        self._queued.append(event)
 
     def _order(self) -> Iterator[int]:
         """Yield row numbers for ever, each epoch in an order of its own."""

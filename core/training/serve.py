@@ -1,8 +1,8 @@
 """The server's main: a fresh copy of the model that answers the judge with logits.
 
 Runs as ``python -m core.training.serve EVENTS_FD COMMANDS_FD SETTINGS ASKS ANSWERS
-MEMORY``.  It never sees a target, a byte count or another process's memory: ids of one
-question lie in the shared memory, the logits of its answer go behind them.
+MEMORY``.  It never sees a target or a byte count: the ids of one question lie in host
+memory, the logits of its answer go behind them, or into memory of the judge on the GPU.
 """
 
 import json
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core.channel import Reader, write
 from core.memory import views
-from core.training.entry import guarded, trained
+from core.training.entry import guarded, released, settle, trained
 from core.training.module import load_module
 from core.training.run import Run
 
@@ -28,10 +28,13 @@ class NonFiniteWeights(ArithmeticError):
 
 def run_server(settings: dict[str, Any], events: int, commands: Reader) -> None:
     """Build the architecture, load the weights, answer until nobody asks."""
-    torch.set_num_threads(settings["threads"])
-    torch.set_float32_matmul_precision("high")
-    device, seed = torch.device(settings["device"]), settings["seed"]
-    model = trained(load_module(Path("train.py")), Run(device=device, seed=seed), seed)
+    device, seed = settle(settings), settings["seed"]
+    module = load_module(Path("train.py"))
+    if commands.receive() is None:  # the device is free for us
+        return
+    model = trained(module, Run(device=device, seed=seed), seed)
+    if device.type == "cuda":
+        warm_up(model, settings, device)
     write(events, {"event": "ready"})
     if commands.receive() is None:
         return
@@ -40,6 +43,15 @@ def run_server(settings: dict[str, Any], events: int, commands: Reader) -> None:
     write(events, {"event": "serving"})
     asks, answers, memory_fd = (int(fd) for fd in sys.argv[4:7])
     answer(model, settings, Reader(asks), answers, memory_fd, device)
+
+
+@torch.no_grad()
+def warm_up(model: nn.Module, settings: dict[str, Any], device: torch.device) -> None:
+    """Answer once, so that kernels are loaded and chosen before anybody waits."""
+    shape = (settings["scored_rows"], settings["sequence_len"])
+    model.eval()
+    model(torch.zeros(shape, dtype=torch.int64, device=device))
+    released(device)
 
 
 def load_weights(model: nn.Module, path: str, device: torch.device) -> None:
@@ -59,9 +71,15 @@ def answer(
     memory_fd: int,
     device: torch.device,
 ) -> None:
-    """Answer questions: ids (B, T) in the shared memory, logits (B, T, V) behind them."""
+    """Answer questions: ids (B, T) in host memory, logits (B, T, V) where they are read."""
     T, V = settings["sequence_len"], settings["vocab_size"]
-    ids, logits = views(memory_fd, settings["scored_rows"], T, V)
+    ids, in_memory = views(memory_fd, settings["scored_rows"], T)
+    logits = torch.from_numpy(in_memory)
+    if device.type == "cuda":
+        opening = asks.receive()
+        if opening is None:
+            return
+        logits = shared_logits(opening["logits"], (settings["scored_rows"], T, V))
     while (question := asks.receive()) is not None:
         B = question["rows"]
         x = torch.from_numpy(ids[:B].astype(np.int64)).to(device)  # (B, T)
@@ -71,8 +89,18 @@ def answer(
                 f"the model maps ids of shape {(B, T)} to logits of shape "
                 f"{tuple(y.shape)}: expected {(B, T, V)}"
             )
-        logits[:B] = y.float().cpu().numpy()
+        logits[:B].copy_(y)  # float32, whatever y is
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # it is read as soon as we say so
         write(answers, {"rows": B})
+
+
+def shared_logits(handle: str, shape: tuple[int, ...]) -> Tensor:
+    """Return the judge's memory, float32 of *shape*, by its handle."""
+    # Optional: a torch without CUDA comes without its bindings.
+    from core.device_memory import opened
+
+    return opened(handle, shape)
 
 
 if __name__ == "__main__":
