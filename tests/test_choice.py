@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from core.device import cpu
@@ -304,12 +305,12 @@ def test_a_gpu_that_another_process_uses_is_refused(fake_gpus: FakeDriver):
 
 
 def test_the_process_is_named_where_it_can_be_seen(fake_gpus: FakeDriver):
-    fake_gpus(a_gpu(1, compute={1: 2048, STRANGER: None}))
-    name = Path("/proc/1/comm").read_text().strip()
+    me = psutil.Process()
+    fake_gpus(a_gpu(1, compute={me.pid: 2048, STRANGER: None}))
 
     assert refusal().startswith(
-        f"GPU-11111111 (NVIDIA H200) is used by process 1 ({name}, 2,048 MiB) and "
-        f"process {STRANGER}: a trial's"
+        f"GPU-11111111 (NVIDIA H200) is used by process {me.pid} ({me.name()}, "
+        f"2,048 MiB) and process {STRANGER}: a trial's"
     )
 
 
