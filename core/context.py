@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 # sets their clock, threads and environment.
 NUMERIC_FILES = (
     "device.py",
+    "device_memory.py",
     "judge.py",
     "launch/clock.py",
     "launch/local.py",
@@ -22,6 +23,7 @@ NUMERIC_FILES = (
     "profile.py",
     "training/entry.py",
     "training/module.py",
+    "training/oom.py",
     "training/run.py",
     "training/serve.py",
     "training/tokenizer.py",
