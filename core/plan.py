@@ -4,6 +4,7 @@ A plan is a function of what is known: whoever asks it again after a trial, or a
 night that was interrupted, gets the next step and nothing is done twice.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -266,9 +267,12 @@ def base_due(known: Known, now: datetime, device: str) -> Need | None:
     is_old = began is not None and now.replace(tzinfo=None) - began > BASE_LASTS
     if len(finished) - 1 - last < CANDIDATES_A_BASE and not is_old:
         return None
-    # The plans need the smallest seeds first, so it may save them a run.
-    used = {outcome.seed for outcome in here if outcome.mutant == known.base}
-    seed = next(seed for seed in range(len(used) + 1) if seed not in used)
+    # A new draw: a seed of another device would tell less of the noise.  Devices share
+    # out the seeds, so that two that are due at once do not take the same.
+    used = {outcome.seed for outcome in known.outcomes if outcome.mutant == known.base}
+    devices = sorted({outcome.device for outcome in known.outcomes})
+    seeds = itertools.count(devices.index(device), len(devices))
+    seed = next(seed for seed in seeds if seed not in used)
     lost = [
         outcome
         for outcome in known.lost

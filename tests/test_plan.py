@@ -786,9 +786,24 @@ def test_a_base_run_is_due_where_the_candidates_ran():
         *(ended(OTHER, seed, 1.0, device=B) for seed in range(5)),
     ])
 
-    assert base_due(known, NEW_YEAR, A) == Need(mutant=BASE, seed=1)
+    assert base_due(known, NEW_YEAR, A) == Need(mutant=BASE, seed=4)
     assert base_due(known, NEW_YEAR, B) is None
     assert base_due(known, NEW_YEAR, C) is None
+
+
+def test_base_runs_that_are_due_at_once_are_of_new_and_different_seeds():
+    known = knowing(
+        outcome
+        for seed, device in enumerate((A, B, C))
+        for outcome in [
+            ended(BASE, seed, 1.0, device=device),
+            *(ended(OTHER, look, 1.0, device=device) for look in range(6)),
+        ]
+    )
+
+    due = {base_due(known, NEW_YEAR, device).seed for device in (A, B, C)}
+
+    assert due == {3, 4, 5}
 
 
 def test_a_base_run_of_yesterday_is_too_old_to_compare_with():
