@@ -64,19 +64,17 @@ def score(settings: dict[str, Any], events: int, asks: int, answers: Reader) -> 
     tokenizer = Tokenizer.load(Path(settings["tokenizer"]))
     token_bytes = torch.from_numpy(tokenizer.token_bytes().astype(np.int64)).to(device)
     ids, in_memory = views(int(sys.argv[6]), B, T)
+    logits, handle = torch.from_numpy(in_memory), None
     if device.type == "cuda":
         # Optional: a torch without CUDA comes without its bindings.
         from core.device_memory import allocate
 
         logits, handle = allocate((B, T, V))
-        write(asks, {"logits": handle})
-    else:
-        logits = torch.from_numpy(in_memory)
     nats, bytes_, tokens = 0.0, 0, 0
     for start in range(0, len(rows), B):
         batch = rows[start : start + B]
         ids[: len(batch)] = batch[:, :-1]
-        write(asks, {"rows": len(batch)})
+        write(asks, {"rows": len(batch), "logits": handle})
         if answers.receive() is None:
             return  # the server has gone, and whoever watches it says why
         targets = torch.from_numpy(batch[:, 1:].astype(np.int64)).to(device)

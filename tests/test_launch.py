@@ -535,7 +535,7 @@ def test_a_gpu_trial_is_scored_as_its_weights_are_by_hand_and_leaves_no_memory(
     assert result.peak_mib is not None
     assert result.peak_mib < 1024  # of the GPU; the process itself resides in more
     assert result.rehearsal_mib is not None
-    assert result.rehearsal_mib < 64
+    assert result.rehearsal_mib < 128  # cuBLAS keeps 64 MiB to work in
     assert result.conditions.driver
     assert result.conditions.power_watts
     assert result.device_fault == ""
@@ -601,7 +601,7 @@ def test_the_training_module_compiles_all_in_its_rehearsal(run: Runner, gauge: G
     assert len(result.curve) > 6
     assert result.compilations == 0
     assert result.rehearsal_mib is not None
-    assert result.rehearsal_mib < 64
+    assert result.rehearsal_mib < 128  # cuBLAS keeps 64 MiB to work in
 
 
 @pytest.mark.gpu
@@ -614,7 +614,7 @@ def test_a_gpu_that_is_asked_for_too_much_memory_is_an_oom_crash(
 
     assert (result.status, result.crash) == (Status.CRASHED, Crash.OOM)
     assert re.fullmatch(
-        r"OutOfMemoryError: 32768\.00 GiB was asked for, and [\d.]+ of [\d.]+ GiB were "
+        r"OutOfMemoryError: 131072\.00 GiB was asked for, and [\d.]+ of [\d.]+ GiB were "
         "free",
         result.message,
     )

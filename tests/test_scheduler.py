@@ -19,7 +19,10 @@ from core.verdict import Noise
 class BrokenLab(Lab):
     """A lab with a mistake of ours in it."""
 
-    def run(self, *arguments, **named):
+    def start(self, *arguments, **named):
+        return None
+
+    def run(self, started):
         raise RuntimeError("our own mistake")
 
 
@@ -52,4 +55,4 @@ def test_a_mistake_of_ours_in_a_devices_thread_ends_the_session():
         scheduler.next_decided()
     scheduler.stop()
 
-    assert scheduler.running == set()
+    assert [slot.running for slot in scheduler.slots] == [None]

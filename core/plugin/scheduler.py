@@ -19,8 +19,6 @@ from core.launch.watch import Progress, Stopped
 from core.pipeline import Lab
 from core.plan import Lost, Need, Plan, base_due, trial
 
-BASE_PAYS_OFF = 2  # trials that wait for each device that could run them
-
 Watcher = Callable[[Device, str, Progress | None], None]
 
 
@@ -68,6 +66,21 @@ class Claim:
     started: LocalTrial
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class Want:
+    """A trial of a candidate that waits.
+
+    Attributes:
+        need: What has to run.
+        experiment: For whom.
+        is_certain: It has to run whatever the looks before it say.
+    """
+
+    need: Need
+    experiment: Undecided
+    is_certain: bool
+
+
 @attrs.define(eq=False)
 class Slot:
     """A device, the trial on it, and the one whose processes wait for it."""
@@ -109,8 +122,8 @@ class Ended:
 class Scheduler:
     """Plan together, run one trial a device, hand out each verdict when it is there.
 
-    A candidate runs where the base has run with its seed.  A device without such work
-    runs the base with a seed of its own, or with one that has queued up elsewhere.
+    A candidate runs where the base has run with its seed, and an experiment stays on one
+    device as long as that leaves no other one idle.
 
     Attributes:
         lab: What trials share.
@@ -224,79 +237,100 @@ class Scheduler:
 
     def _choose(self, slot: Slot) -> tuple[Need, Undecided] | None:
         """Return the most urgent trial for a device, and for whom it is."""
-        known, here = self.lab.known, slot.device.id
         given = {claim.need for other in self.slots for claim in other.claims()}
-        wanted = [(need, e) for need, e in self._wanted() if need not in given]
+        wanted = [want for want in self._wanted() if want.need not in given]
         if not wanted:
             return None
-        ours = {claim.need for claim in slot.claims()}
-        due = base_due(known, datetime.now(UTC), here)
-        if due is not None and due not in ours:
+        due = base_due(self.lab.known, datetime.now(UTC), slot.device.id)
+        if due is not None and due not in {claim.need for claim in slot.claims()}:
             # The machine may not be what it was when the base was last measured.
-            return due, wanted[0][1]
-        homes = {need.seed: self._homes(need.seed) for need, _ in wanted}
-        for need, experiment in wanted:
-            if here in homes[need.seed]:
-                return need, experiment
-            if not homes[need.seed]:
-                return self._base(need), experiment
-        # Each waits for a device that is busy.  One more run of the base pays off where
-        # it takes from each of them more work than it costs.
-        queued = Counter(need.seed for need, _ in wanted)
-        need, experiment = max(
-            wanted, key=lambda w: queued[w[0].seed] / len(homes[w[0].seed])
-        )
-        if queued[need.seed] / len(homes[need.seed]) < BASE_PAYS_OFF:
-            return None
-        return self._base(need), experiment
+            return due, wanted[0].experiment
+        homes = {want.experiment: self._homes(want.experiment) for want in wanted}
+        for is_certain in (True, False):
+            among = [want for want in wanted if want.is_certain is is_certain]
+            chosen = (
+                next((w for w in among if slot in homes[w.experiment]), None)
+                or next((w for w in among if not homes[w.experiment]), None)
+                or self._queued_elsewhere(slot, among, homes)
+            )
+            if chosen is not None:
+                return self._first(slot, chosen.need), chosen.experiment
+        return None
 
-    def _wanted(self) -> Iterator[tuple[Need, Undecided]]:
-        """Yield the trials of candidates that have to run, then those that may have to.
+    def _queued_elsewhere(
+        self, slot: Slot, among: list[Want], homes: dict[Undecided, list[Slot]]
+    ) -> Want | None:
+        """Return what a device without work of its own takes from a busy one.
+
+        It may have to run the base first; that pays where as much waits there.
+        """
+        queued = Counter(id(homes[want.experiment][0]) for want in among)
+        pays = [
+            (queued[id(homes[want.experiment][0])], want)
+            for want in among
+            if queued[id(homes[want.experiment][0])]
+            >= (1 if self._first(slot, want.need) == want.need else 2)
+        ]
+        return max(pays, key=lambda pair: pair[0])[1] if pays else None
+
+    def _wanted(self) -> Iterator[Want]:
+        """Yield the trials of candidates that wait, in the order of the experiments.
 
         One pair is never enough, and what predicts nothing, or predicts no effect, is
-        decided at the last: so these looks may as well run side by side.
+        decided at the last look: these looks are as certain as the due one.
         """
-        perhaps: list[tuple[Need, Undecided]] = []
         for experiment in self.undecided:
             plan, need = experiment.plan, experiment.need
             if need is None:  # its look is about to be read
                 continue
-            yield need, experiment
+            yield Want(need=need, experiment=experiment, is_certain=True)
             certain = plan.allowed if not plan.claim.delta_bpb else 2
             for later in plan.ahead(self.lab.known):
-                if later.seed <= plan.seed(certain):
-                    yield later, experiment
-                else:
-                    perhaps.append((later, experiment))
-        yield from perhaps
+                yield Want(
+                    need=later,
+                    experiment=experiment,
+                    is_certain=later.seed <= plan.seed(certain),
+                )
 
-    def _homes(self, seed: int) -> set[str]:
-        """Return the devices where the base has run with *seed*, or is about to."""
-        base = Need(mutant=self.lab.base.digest, seed=seed)
-        ran = {o.device for o in self.lab.known.finished(base.mutant, seed)}
-        runs = {
-            slot.device.id
-            for slot in self.slots
-            for claim in slot.claims()
-            if claim.need == base
+    def _homes(self, experiment: Undecided) -> list[Slot]:
+        """Return the devices that an experiment has been on, or is given to.
+
+        It stays there if it can: what differs between seeds is learned from seeds on
+        one device.
+        """
+        ran = {
+            outcome.device
+            for look in range(1, experiment.plan.allowed + 1)
+            for outcome in self.lab.known.finished(
+                experiment.plan.mutant, experiment.plan.seed(look)
+            )
         }
-        return {slot.device.id for slot in self.slots} & (ran | runs)
+        return [
+            slot
+            for slot in self.slots
+            if slot.device.id in ran
+            or any(claim.experiment is experiment for claim in slot.claims())
+        ]
 
-    def _base(self, need: Need) -> Need:
-        return attrs.evolve(need, mutant=self.lab.base.digest)
+    def _first(self, slot: Slot, need: Need) -> Need:
+        """Return what has to run first for *need*: the base with its seed, or itself."""
+        first = trial(self.lab.known, need, slot.device.id)
+        runs = {claim.need for claim in slot.claims()}
+        return need if first in runs else first
 
     def _is_wanted(self, slot: Slot, claim: Claim) -> bool:
         """Return whether a trial is still wanted that was chosen some minutes ago."""
         known, need, here = self.lab.known, claim.need, slot.device.id
-        if need.mutant != self.lab.base.digest:
-            is_paired = trial(known, need, here) == need
-            return is_paired and any(need == wanted for wanted, _ in self._wanted())
-        if need == base_due(known, datetime.now(UTC), here):
-            return bool(self.undecided)
-        is_new = trial(known, need, here) == need and here not in {
-            outcome.device for outcome in known.finished(need.mutant, need.seed)
-        }
-        return is_new and any(need.seed == wanted.seed for wanted, _ in self._wanted())
+        wanted = list(self._wanted())
+        if need.mutant == self.lab.base.digest:
+            ran = {outcome.device for outcome in known.finished(need.mutant, need.seed)}
+            due = base_due(known, datetime.now(UTC), here)
+            return here not in ran and (
+                need == due or any(need.seed == want.need.seed for want in wanted)
+            )
+        # Its partner may have failed.
+        is_paired = trial(known, need, here) == need
+        return is_paired and any(need == want.need for want in wanted)
 
     def _abandon(self, slot: Slot) -> None:
         """End the processes that wait for a device."""

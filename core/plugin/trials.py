@@ -7,10 +7,9 @@ from typing import Any
 
 import attrs
 
-from core.device import Device
-from core.evidence import Known, Verdict, claim_under
-from core.device import DeviceFailed
+from core.device import Device, DeviceFailed
 from core.errors import SessionError
+from core.evidence import Known, Verdict, claim_under
 from core.launch.gauge import Gauge
 from core.launch.log import escaped
 from core.mutate import Mutant

@@ -74,14 +74,12 @@ def answer(
     """Answer questions: ids (B, T) in host memory, logits (B, T, V) where they are read."""
     T, V = settings["sequence_len"], settings["vocab_size"]
     ids, in_memory = views(memory_fd, settings["scored_rows"], T)
-    logits = torch.from_numpy(in_memory)
-    if device.type == "cuda":
-        opening = asks.receive()
-        if opening is None:
-            return
-        logits = shared_logits(opening["logits"], (settings["scored_rows"], T, V))
+    logits = torch.from_numpy(in_memory) if device.type == "cpu" else None
     while (question := asks.receive()) is not None:
         B = question["rows"]
+        if logits is None:
+            shape = (settings["scored_rows"], T, V)
+            logits = shared_logits(question["logits"], shape)
         x = torch.from_numpy(ids[:B].astype(np.int64)).to(device)  # (B, T)
         y = model(x)  # (B, T, V)
         if y.shape != (B, T, V):
