@@ -63,11 +63,11 @@ def passed(case: Case, mutant: Mutant, base: Mapping[str, Any]) -> Work:
 
 def configuration(source: str) -> dict[str, Any]:
     """Return the constants of a training module, by name, that are plain data."""
-    return {
-        name: value
-        for name, value in constants(parse(source)).items()
-        if _is_plain(value)
-    }
+    return _plain(constants(parse(source)))
+
+
+def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:
@@ -88,7 +88,8 @@ def check_configuration(source: str, base: Mapping[str, Any]) -> dict[str, Any]:
             to the data differs from the base.
     """
     tree = parse(source)
-    names = configuration(source)
+    found = constants(tree)
+    names = _plain(found)
     for name in OF_THE_DATA:
         if names.get(name) != base.get(name):
             raise ConfigurationError(
@@ -96,7 +97,7 @@ def check_configuration(source: str, base: Mapping[str, Any]) -> dict[str, Any]:
                 f"{base.get(name)!r}.",
                 hint=f"leave {name} alone: it belongs to the profile.",
             )
-    evaluator = Evaluator(names=constants(tree), functions=ARITHMETIC)
+    evaluator = Evaluator(names=found, functions=ARITHMETIC)
     for statement in tree.body:
         if isinstance(statement, ast.Assert):
             _check_assertion(statement, evaluator)
