@@ -30,6 +30,8 @@ NUMERIC_FILES = (
     "training/data",
 )
 
+ATTENTION = {"cpu": "sdpa", "cuda": "sdpa+varlen"}  # what the training module calls
+
 
 @attrs.frozen(kw_only=True)
 class Context:
@@ -80,7 +82,7 @@ def current_context(
         budget_seconds=profile.budget_seconds,
         device=device.name,
         torch=torch_build().version,
-        attention="sdpa",
+        attention=ATTENTION[device.kind],
         data=data,
         base=base,
         numerics=numerics_digest(),

@@ -338,6 +338,27 @@ def test_an_impossible_option_is_refused_before_anything_runs(
     assert not (project.path / "runs.duckdb").exists()
 
 
+def test_a_corpus_that_is_smaller_than_one_evaluation_is_refused(
+    project: pytest.Pytester,
+):
+    spec(project, "logits", SOFTCAP)
+    for number in range(40):
+        words = " ".join(f"{number * k * 7919 % 9973:x}" for k in range(400))
+        write(project, f"corpus/{number}.txt", f"Text {number}. {words}\n")
+
+    result = project.runpytest_subprocess("specs", "--data", "corpus")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    message, _, hint = result.errlines[:3]
+    assert re.fullmatch(
+        r"ERROR: the corpus has [\d,]+ validation tokens, and an evaluation under the "
+        r"profile cpu takes at least 8,192\.",
+        message,
+    )
+    assert hint == "hint: name a larger corpus, or more of its files: --data PATH."
+    assert not (project.path / "runs.duckdb").exists()
+
+
 def test_specs_are_refused_where_pytest_sees_another_root(project: pytest.Pytester):
     spec(project, "attention", SOFTCAP)
     evil = write(project, "specs/test_evil.py", "open('evil_ran', 'w')")
