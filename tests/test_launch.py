@@ -241,6 +241,26 @@ def test_a_batch_that_is_not_followed_by_a_loss_is_refused(run: Runner):
 
 
 @pytest.mark.slow
+def test_a_module_may_change_its_batch_size_and_goes_on_in_its_rows(
+    run: Runner, tmp_path: Path
+):
+    source = (
+        module("pass")
+        .replace(
+            "enumerate(run.batches(8))",
+            "enumerate(itertools.chain(itertools.islice(run.batches(8), 2), run.batches(4)))",
+        )
+        .replace("import os, sys, time", "import itertools, os, sys, time")
+    )
+
+    result = run(source)
+
+    assert result.status is Status.FINISHED, (result.message, result.log_tail)
+    tokens = [step.tokens // SEQUENCE_LEN for step in result.curve[:4]]
+    assert tokens == [8, 16, 20, 24]
+
+
+@pytest.mark.slow
 def test_logits_of_another_shape_are_the_candidates_own_failure(run: Runner):
     result = run(module(answer="self.table[tokens][..., : 300 - (not self.training)]"))
 

@@ -130,7 +130,9 @@ class Training(Run):
     ) -> None:
         super().__init__(device=device, seed=seed)
         self._rows = rows
+        self._order = self._orders()
         self._start = start
+        self._budget: Budget | None = None
         self._report = report
         self._losses: deque[tuple[Tensor, int]] = deque()
         self._queued: deque[torch.cuda.Event] = deque()
@@ -139,9 +141,13 @@ class Training(Run):
         self._logged = 0
 
     def batches(self, rows: int) -> Iterator[Tensor]:
-        """Yield training rows, int64 of shape (rows, T + 1), until the budget is over."""
-        order = self._order()
-        budget = self._start()
+        """Yield training rows, int64 of shape (rows, T + 1), until the budget is over.
+
+        Who asks again, for another number of rows, goes on where it was.
+        """
+        if self._budget is None:
+            self._budget = self._start()
+        budget = self._budget
         while True:
             self._await_queue()
             self._read_losses(left=UNDER_WAY)
@@ -149,7 +155,7 @@ class Training(Run):
             if now >= budget.ends_at:
                 return
             self.progress = (now - budget.began) / (budget.ends_at - budget.began)
-            chosen = [next(order) for _ in range(rows)]
+            chosen = [next(self._order) for _ in range(rows)]
             ids = torch.from_numpy(self._rows[chosen].astype(np.int64))
             self._tokens += rows * (ids.shape[1] - 1)
             self._handed_out += 1
@@ -185,7 +191,7 @@ class Training(Run):
         event.record()
         self._queued.append(event)
 
-    def _order(self) -> Iterator[int]:
+    def _orders(self) -> Iterator[int]:
         """Yield row numbers for ever, each epoch in an order of its own."""
         epoch = 0
         while True:
