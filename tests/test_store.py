@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from core.errors import StoreError
 from core.evidence import Outcome, Verdict
 from core.store import ingestion as store
-from core.store.connection import Held, opened, past_words
+from core.store.connection import STORAGE, Held, opened, past_words
 from core.store.history import History, read_history
 from core.store.ingestion import ingest
 from core.store.journal import DAMAGED_HINT, Journal, new_id
@@ -37,7 +37,8 @@ TABLES = (
     "curves",
     "verdicts",
 )
-VIEWS = ("leaderboard", "deltas", "changes")
+STORE = Path(store.__file__).parent
+MIGRATIONS = [(1, "0001_tables.sql"), (2, "0002_gpus.sql")]
 CURVE = [
     {"step": 1, "seconds": 0.5, "tokens": 2048, "loss_nats": 7.25},
     {"step": 2, "seconds": 1.0, "tokens": 4096, "loss_nats": 6.5},
@@ -46,6 +47,23 @@ START = datetime(2026, 11, 22, 22, 0)
 
 
 # --- records as the pipeline makes them
+
+
+# What runs that are older than the second migration do not have.
+ON_A_GPU = {
+    "median_step_seconds": 0.25,
+    "p99_step_seconds": 0.5,
+    "ahead_seconds": 250.0,
+    "gap_seconds": 36.0,
+    "compilations": 0,
+    "rehearsal_mib": 16.0,
+    "driver": "580.95.05",
+    "sm_mhz": 1500.0,
+    "power_watts": 600.0,
+    "temperature_c": 60.0,
+    "foreign_mib": 0.0,
+    "device_fault": None,
+}
 
 
 def described(mutant, name, context):
@@ -142,6 +160,7 @@ def a_run(run, mutant="qk_norm", *, name=None, context="night", **said):
         "left_behind": 0,
         "device": "GPU-1",
         "started_at": START.isoformat(),
+        **ON_A_GPU,
     }
     assert said.keys() <= row.keys()
     return {**described(mutant, name or mutant, context), "run": {**row, **said}}
@@ -175,6 +194,12 @@ def a_verdict(verdict, mutant="qk_norm", *, name=None, context="night", **said):
     }
     assert said.keys() <= row.keys()
     return {**described(mutant, name or mutant, context), "verdict": {**row, **said}}
+
+
+def older(record):
+    """Return the record of a run as it was before the second migration."""
+    row = {name: said for name, said in record["run"].items() if name not in ON_A_GPU}
+    return {**record, "run": row}
 
 
 def crashed(run, mutant="qk_norm", **said):
@@ -596,9 +621,9 @@ def test_a_crashed_trial_has_no_score_rather_than_a_number(journal, database):
 def test_an_older_record_without_a_column_does_not_take_it_from_the_others(
     journal, database
 ):
-    older = a_run("r1")
-    del older["run"]["left_behind"]
-    keep(journal, older, a_run("r2", left_behind=3))
+    lacking = a_run("r1")
+    del lacking["run"]["left_behind"]
+    keep(journal, lacking, a_run("r2", left_behind=3))
 
     inserted(database, journal)
 
@@ -796,7 +821,88 @@ def test_migrations_run_once(database):
         with opened(database, 0.0) as db:
             seen.append(db.execute("from migrations").fetchall())
 
-    assert seen == [[(1, "0001_tables.sql")]] * 3
+    assert seen == [MIGRATIONS] * 3
+
+
+def made_by_the_first_migration(database, *records):
+    """Make a file as it was before the second one, with its views and rows."""
+    views = (STORE / "views.sql").read_text().split("create or replace view conditions")
+    with duckdb.connect(str(database), config=STORAGE) as db:
+        db.execute("create table migrations (number integer, name varchar)")
+        db.execute((STORE / "migrations" / MIGRATIONS[0][1]).read_text())
+        db.execute("insert into migrations values (?, ?)", MIGRATIONS[0])
+        db.execute(views[0])
+        store._insert_batch(db, records)
+
+
+def test_an_older_file_gains_the_columns_of_newer_runs_and_keeps_its_rows(
+    journal, database
+):
+    keep(journal, older(a_run("b0", "base")), older(a_run("r0")), a_verdict("v0"))
+    made_by_the_first_migration(
+        database,
+        *((journal.run(run), journal.curve(run)) for run in journal.runs()),
+        (journal.verdict("v0"), None),
+    )
+    before = content(database)
+    keep(journal, a_run("r1", seed=1))
+
+    added = inserted(database, journal)
+
+    assert asked(database, "from migrations") == MIGRATIONS
+    assert (added.runs, added.verdicts) == (1, 0)
+    columns = ", ".join(ON_A_GPU)
+    assert asked(database, f"select run, {columns} from runs order by run") == [
+        ("b0", *[None] * len(ON_A_GPU)),
+        ("r0", *[None] * len(ON_A_GPU)),
+        ("r1", *ON_A_GPU.values()),
+    ]
+    kept = f"from runs select * exclude ({columns}) where run <> 'r1'"
+    assert sorted(map(repr, asked(database, kept))) == before["runs"]
+    assert content(database)["verdicts"] == before["verdicts"]
+    assert asked(database, "select run, seed from deltas") == [("r0", 0)]
+
+
+def test_an_upgraded_file_equals_one_that_is_made_anew(journal, database):
+    keep(journal, older(a_run("r0")), older(crashed("x0", "wide")), a_verdict("v0"))
+    made_by_the_first_migration(
+        database,
+        *((journal.run(run), journal.curve(run)) for run in journal.runs()),
+        (journal.verdict("v0"), None),
+    )
+    keep(journal, a_run("r1", seed=1))
+    inserted(database, journal)
+    anew = database.with_name("anew.duckdb")
+
+    inserted(anew, journal)
+
+    assert content(anew) == content(database)
+
+
+def test_a_record_of_these_tests_fills_every_column(database):
+    with opened(database, 0.0) as db:
+        columns = {
+            table: [name for name, *_ in db.execute(f"describe {table}").fetchall()]
+            for table in ("runs", "verdicts")
+        }
+
+    assert sorted(a_run("r1")["run"]) == sorted(columns["runs"])
+    assert sorted(a_verdict("v1")["verdict"]) == sorted(columns["verdicts"])
+
+
+def test_where_the_seconds_went_is_unknown_of_an_older_run(journal, database):
+    keep(journal, older(a_run("r0")), a_run("r1", seed=1))
+
+    inserted(database, journal)
+
+    assert asked(
+        database,
+        "select run, driver, gap_seconds, start_seconds, tokens_per_second"
+        " from conditions order by run",
+    ) == [
+        ("r0", None, None, 20.0, 4096 / 300),
+        ("r1", "580.95.05", 36.0, 20.0, 4096 / 300),
+    ]
 
 
 def test_the_file_of_a_newer_deltaspec_is_refused(database):
@@ -808,7 +914,7 @@ def test_the_file_of_a_newer_deltaspec_is_refused(database):
 
     assert str(caught.value) == (
         f"{database} was made by a newer deltaspec: it has seen migration 999, and "
-        "this one knows 1.\n\n"
+        f"this one knows {MIGRATIONS[-1][0]}.\n\n"
         "hint: update deltaspec, or move the file away: it is then made anew from runs/."
     )
 
@@ -968,20 +1074,28 @@ def curve(*losses):
     ]
 
 
+SLOWER = {
+    "device": "GPU-2",
+    "train_tokens": 3072,
+    "start_seconds": 22.0,
+    "wall_seconds": 338.0,
+}
+
+
 @pytest.fixture
 def night(journal, database):
     """Return a database whose history the answers below are about."""
     later = (START + timedelta(hours=1)).isoformat()
     keep(
         journal,
-        a_run("b0", "base", seed=0, val_bpb=1.000),
-        a_run("b1", "base", seed=1, val_bpb=1.010),
+        a_run("b0", "base", seed=0, val_bpb=1.000, gap_seconds=None),
+        a_run("b1", "base", seed=1, val_bpb=1.010, **SLOWER),
         curve=curve(8.0, 6.0, 5.0),
     )
     keep(
         journal,
         a_run("q0", seed=0, val_bpb=0.990),
-        a_run("q1", seed=1, val_bpb=0.998),
+        a_run("q1", seed=1, val_bpb=0.998, **SLOWER),
         curve=curve(8.0, 6.0, 4.5),
     )
     keep(
@@ -1133,10 +1247,14 @@ ANSWERS = {
         ("specs/attention.py::qk_norm", 0.0, 7.0, 7.0),
         ("specs/attention.py::qk_norm", 0.6, 4.5, 5.0),
     ],
+    "Where do the seconds of a trial go, and how fast is each GPU?": [
+        ("night", "GPU-1", 1, 13.653333, None, 20.0, 300.0, 1.0, 3.0, 12.0, 0.0),
+        ("night", "GPU-2", 1, 10.24, 36.0, 22.0, 300.0, 1.0, 3.0, 12.0, 0.0),
+    ],
 }
 
 
-def test_the_document_asks_six_questions():
+def test_the_document_asks_seven_questions():
     asked = re.findall(r"^\*\*(.+?)\*\*", DOCUMENT.read_text(), re.MULTILINE)
 
     assert asked == list(ANSWERS)
