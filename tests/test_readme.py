@@ -1,4 +1,4 @@
-"""README.md and AGENTS.md are examples that run."""
+"""README.md, AGENTS.md and docs/gpu.md are examples that run."""
 
 import ast
 import importlib
@@ -14,6 +14,8 @@ import duckdb
 import pytest
 
 from codemods.base import Codemod
+from core.plugin.options import MODULE_INI
+from core.profile import Profile
 from core.spec import Case, read_spec
 from core.store.connection import opened
 from tests import test_store
@@ -23,14 +25,18 @@ from tests.conftest import ROOT
 journal, database, night = test_store.journal, test_store.database, test_store.night
 
 README = ROOT / "README.md"
-TEXTS = {path.name: path.read_text() for path in (README, ROOT / "AGENTS.md")}
+ON_GPUS = ROOT / "docs" / "gpu.md"
+TEXTS = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (README, ROOT / "AGENTS.md", ON_GPUS)
+}
 MADE_ON_FIRST_USE = ("runs", "runs.duckdb", ".venv")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)]+)\)")
 
 
 def blocks(language: str) -> list[str]:
-    """Return the fenced blocks of that language, in both texts."""
+    """Return the fenced blocks of that language, in all texts."""
     return [
         block
         for text in TEXTS.values()
@@ -291,13 +297,44 @@ def test_names_in_capitals_are_names_of_the_code():
     assert sorted(used - known) == []
 
 
+def test_the_page_on_gpus_names_columns_and_what_a_profile_holds(night):
+    named = {
+        span
+        for text, span in spans()
+        if text == str(ON_GPUS.relative_to(ROOT))
+        if re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)+", span)
+    }
+    with duckdb.connect(str(night), read_only=True) as db:
+        columns = {
+            column
+            for table in ("runs", "conditions")
+            for column, *_ in db.execute(f"describe {table}").fetchall()
+        }
+    fields = {field.name for field in attrs.fields(Profile)}
+
+    assert {"gap_seconds", "memory_mib"} <= named
+    assert sorted(named - columns - fields - {MODULE_INI}) == []
+
+
+def test_the_page_on_gpus_has_the_phases_of_a_trial_in_their_order():
+    phases = re.findall(
+        r"^\| (\w+) \|.*\| `(\w+)_seconds` \|$", ON_GPUS.read_text(), re.M
+    )
+
+    assert phases == [
+        (phase, phase)
+        for phase in ("ahead", "start", "train", "save", "serve", "score")
+    ]
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_links_lead_to_files(name):
     targets = [target.partition("#")[0] for target in LINK.findall(TEXTS[name])]
     local = [target for target in targets if target and "://" not in target]
 
     assert local
-    assert [target for target in local if not (ROOT / target).exists()] == []
+    folder = (ROOT / name).parent
+    assert [target for target in local if not (folder / target).exists()] == []
 
 
 def test_the_tree_lists_what_there_is():
