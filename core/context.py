@@ -47,6 +47,7 @@ class Context:
         base: Digest of the base module, sizes included.
         numerics: Digest of the files that trainer, server and judge run.
         scored_tokens: Validation tokens that the judge asks for.
+        shared: Other processes are allowed on the GPUs, and take what time they take.
     """
 
     profile: str
@@ -58,6 +59,7 @@ class Context:
     base: str
     numerics: str
     scored_tokens: int
+    shared: bool
 
     @property
     def digest(self) -> str:
@@ -67,7 +69,7 @@ class Context:
 
 
 def current_context(
-    profile: Profile, device: Device, *, data: str, base: str
+    profile: Profile, device: Device, *, data: str, base: str, shared: bool
 ) -> Context:
     """Return the context of a session.
 
@@ -76,6 +78,7 @@ def current_context(
         device: Any of the session's devices; they are of one model.
         data: Fingerprint of the prepared corpus.
         base: Digest of the base module.
+        shared: Other processes are allowed on the GPUs.
     """
     return Context(
         profile=profile.name,
@@ -87,6 +90,7 @@ def current_context(
         base=base,
         numerics=numerics_digest(),
         scored_tokens=profile.scored_tokens,
+        shared=shared,
     )
 
 

@@ -304,6 +304,7 @@ def open_lab(
     devices: Sequence[Device],
     base: Mutant,
     corpus: str | None,
+    shared: bool,
     progress: Callable[[str, float], None],
 ) -> Lab:
     """Prepare the data, look up the history, and return what trials share.
@@ -316,6 +317,7 @@ def open_lab(
         devices: Of one model.
         base: The base module, sizes included.
         corpus: ``stdlib``, a file or a folder; None if none was named.
+        shared: Other processes are allowed on the GPUs.
         progress: Called with what is being prepared and how much of it is done.
 
     Raises:
@@ -338,7 +340,11 @@ def open_lab(
     )
     _check_size(data, profile)
     context = current_context(
-        profile, devices[0], data=data.fingerprint, base=base.digest
+        profile,
+        devices[0],
+        data=data.fingerprint,
+        base=base.digest,
+        shared=shared,
     )
     lab = Lab(
         project=project,

@@ -73,7 +73,7 @@ def test_the_build_is_the_installed_one():
 
 
 def a_context():
-    return current_context(CPU, cpu(), data="8c1f", base="9f")
+    return current_context(CPU, cpu(), data="8c1f", base="9f", shared=False)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_the_same_conditions_are_the_same_context():
 def test_a_session_with_another_budget_has_another_context():
     shorter = attrs.evolve(CPU, budget_seconds=1.0)
 
-    other = current_context(shorter, cpu(), data="8c1f", base="9f")
+    other = current_context(shorter, cpu(), data="8c1f", base="9f", shared=False)
 
     assert other.digest != a_context().digest
 
@@ -104,7 +104,10 @@ def test_a_session_with_another_budget_has_another_context():
 def test_more_seeds_do_not_leave_the_context():
     more = attrs.evolve(CPU, looks=8)
 
-    assert current_context(more, cpu(), data="8c1f", base="9f") == a_context()
+    assert (
+        current_context(more, cpu(), data="8c1f", base="9f", shared=False)
+        == a_context()
+    )
 
 
 # --- the digest of what can change a number

@@ -1175,6 +1175,22 @@ def test_deltas_pair_runs_by_seed_and_context(night):
     ]
 
 
+def test_a_delta_is_that_to_the_base_on_the_same_device(journal, database):
+    keep(
+        journal,
+        a_run("b0", "base", val_bpb=1.0, device="GPU-fast"),
+        a_run("b1", "base", val_bpb=1.5, device="GPU-slow"),
+        a_run("q0", val_bpb=1.25, device="GPU-slow"),
+        a_run("q1", val_bpb=1.0, device="GPU-third"),
+    )
+
+    inserted(database, journal)
+
+    assert asked(database, "select run, base_bpb, delta_bpb from deltas") == [
+        ("q0", 1.5, -0.25)
+    ]
+
+
 def test_a_base_that_ran_twice_with_one_seed_counts_with_its_mean(journal, database):
     keep(
         journal,

@@ -146,7 +146,6 @@ class LocalTrial:
                 message = f"{fault}."
             else:
                 fault = self.gauge.residue()
-        on_gpu = self.gauge is not None and said is not None
         return Result(
             status=status,
             crash=crash,
@@ -159,8 +158,9 @@ class LocalTrial:
             train_seconds=train_seconds,
             ahead_seconds=ahead_seconds,
             phase_seconds=dict(self.watch.phase_seconds),
-            peak_mib=(_number(said.get("peak_mib")) if on_gpu else None)
-            or resident_mib,
+            peak_mib=resident_mib
+            if self.gauge is None
+            else said and _number(said.get("peak_mib")),
             rehearsal_mib=kept_mib if self.gauge is not None else None,
             compilations=said and _count(said.get("compilations")),
             conditions=self.gauge.conditions() if self.gauge else Conditions(),

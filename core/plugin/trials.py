@@ -157,6 +157,7 @@ class Trials:
             devices=request.devices,
             base=base,
             corpus=request.corpus,
+            shared=request.shared,
             progress=self.live.preparing,
         )
         self.live.prepared()

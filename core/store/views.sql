@@ -31,7 +31,7 @@ comment on column leaderboard.decided_at is 'UTC';
 
 create or replace view deltas as
 with base as (
-    select r.context, r.seed, avg(r.val_bpb) as base_bpb
+    select r.context, r.device, r.seed, avg(r.val_bpb) as base_bpb
     from runs r
     join (select distinct on (context) * from contexts) c using (context)
     where r.mutant = c.base and r.status = 'finished'
@@ -42,15 +42,15 @@ select
     r.val_bpb - b.base_bpb as delta_bpb, r.steps, r.train_tokens, r.peak_mib, r.run
 from runs r
 join (select distinct on (context) * from contexts) c using (context)
-join base b using (context, seed)
+join base b on (b.context, b.device, b.seed) = (r.context, r.device, r.seed)
 left join (select distinct id, mutant from experiments) e using (mutant)
 where r.status = 'finished' and r.mutant <> c.base;
-comment on view deltas is 'Finished runs beside the base run of the same seed and context';
+comment on view deltas is 'Finished runs beside the base run of the same seed on the same device';
 comment on column deltas.id is 'The pytest id of the experiment that it tests; a row for each of several';
 comment on column deltas.context is 'Digest of the context';
 comment on column deltas.seed is 'The seed of both';
 comment on column deltas.val_bpb is 'Bits per byte of the mutant';
-comment on column deltas.base_bpb is 'Bits per byte of the base with the same seed; the mean if it ran twice';
+comment on column deltas.base_bpb is 'Bits per byte of the base with the same seed on the same device; the mean if it ran twice';
 comment on column deltas.delta_bpb is 'val_bpb minus base_bpb; negative is better';
 comment on column deltas.steps is 'Optimizer steps of the mutant';
 comment on column deltas.train_tokens is 'Tokens that the mutant was trained on';
@@ -78,26 +78,30 @@ comment on column changes.mutant is 'Digest of the mutant';
 
 create or replace view conditions as
 select
-    r.run, r.status, c.profile, c.device as device_name, r.device, r.driver, c.torch,
+    r.run, r.context, r.mutant, r.seed, r.status, c.profile, c.device as device_name, r.device, r.driver, c.torch,
     r.sm_mhz, r.power_watts, r.temperature_c, r.foreign_mib, r.peak_mib,
     r.train_tokens, r.steps, r.train_tokens / r.train_seconds as tokens_per_second,
     r.median_step_seconds, r.p99_step_seconds,
     r.ahead_seconds, r.gap_seconds, r.start_seconds, r.train_seconds, r.save_seconds,
-    r.serve_seconds, r.score_seconds, r.wall_seconds, r.compilations
+    r.serve_seconds, r.score_seconds, r.wall_seconds, r.compilations, r.rehearsal_mib,
+    r.device_fault
 from runs r
 join (select distinct on (context) * from contexts) c using (context);
 comment on view conditions is 'What each run was measured with, and where its seconds went';
 comment on column conditions.run is 'Names the folder below runs/';
+comment on column conditions.context is 'Digest of the context; runs are compared within one only';
+comment on column conditions.mutant is 'Digest of the mutant';
+comment on column conditions.seed is 'Keys everything random';
 comment on column conditions.status is 'finished, crashed, invalid, killed or infrastructure';
 comment on column conditions.profile is 'gpu or cpu';
 comment on column conditions.device_name is 'Model of the GPU or CPU';
 comment on column conditions.device is 'UUID of the GPU, or cpu';
 comment on column conditions.driver is 'Version of the GPU''s driver; NULL on a CPU';
 comment on column conditions.torch is 'Version with its build';
-comment on column conditions.sm_mhz is 'Mean clock of the multiprocessors in training; NULL on a CPU';
-comment on column conditions.power_watts is 'Mean power in training; NULL on a CPU';
-comment on column conditions.temperature_c is 'Largest temperature in training; NULL on a CPU';
-comment on column conditions.foreign_mib is 'Most memory that processes of others held in training; NULL on a CPU';
+comment on column conditions.sm_mhz is 'Mean clock of the multiprocessors in training; NULL on a CPU and if it did not train';
+comment on column conditions.power_watts is 'Mean power in training; NULL on a CPU and if it did not train';
+comment on column conditions.temperature_c is 'Largest temperature in training; NULL on a CPU and if it did not train';
+comment on column conditions.foreign_mib is 'Most memory that processes of others held in training; NULL on a CPU and if it did not train';
 comment on column conditions.peak_mib is 'Device memory on a GPU, else resident memory of the trainer';
 comment on column conditions.train_tokens is 'Tokens that were trained on';
 comment on column conditions.steps is 'Optimizer steps';
@@ -113,3 +117,5 @@ comment on column conditions.serve_seconds is 'Loading them in a fresh process';
 comment on column conditions.score_seconds is 'Scoring';
 comment on column conditions.wall_seconds is 'For how long it had the device';
 comment on column conditions.compilations is 'Graphs that torch.compile compiled while the clock ran';
+comment on column conditions.rehearsal_mib is 'GPU memory still allocated once the rehearsal was dropped; NULL on a CPU';
+comment on column conditions.device_fault is 'Why the device was taken out after the run; NULL if it was sound';
