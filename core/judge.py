@@ -20,6 +20,7 @@ from torch import Tensor
 from core.channel import Reader, write
 from core.memory import views
 from core.training.data import open_rows
+from core.training.entry import guarded
 from core.training.tokenizer import Tokenizer
 
 CHUNK_LOGITS = 2**26  # normalised at a time, in float32: 256 MiB
@@ -84,10 +85,8 @@ def score(settings: dict[str, Any], events: int, asks: int, answers: Reader) -> 
     write(events, {"event": "scored", "nats": nats, "bytes": bytes_, "tokens": tokens})
 
 
-def main() -> None:
-    """Import, wait for the device, say that all is there, wait for the word, score."""
-    settings = json.loads(sys.argv[3])
-    events, commands = int(sys.argv[1]), Reader(int(sys.argv[2]))
+def run_judge(settings: dict[str, Any], events: int, commands: Reader) -> None:
+    """Wait for the device, say that all is there, wait for the word, score."""
     torch.set_num_threads(settings["threads"])
     if commands.receive() is None:
         return
@@ -100,4 +99,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(
+        run_judge, json.loads(sys.argv[3]), int(sys.argv[1]), Reader(int(sys.argv[2]))
+    )

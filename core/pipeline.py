@@ -145,8 +145,10 @@ class Lab:
 
     def abandon(self, started: LocalTrial) -> None:
         """End a trial that was started and is not wanted any more."""
-        started.abandon()
-        self.journal.discard(started.trial.run_id)
+        try:
+            started.abandon()
+        finally:
+            self.journal.discard(started.trial.run_id)
 
     def record(
         self,
@@ -222,7 +224,7 @@ class Lab:
 
     def _gap_seconds(self, device: Device, result: Result) -> float | None:
         """Return how long the device's clock stood still before this trial's began."""
-        ended = self._clock_ended.get(device.id)
+        ended = self._clock_ended.pop(device.id, None)
         if result.clock is None:
             return None
         began, self._clock_ended[device.id] = result.clock

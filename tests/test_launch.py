@@ -410,6 +410,43 @@ def test_what_the_machine_did_is_not_the_candidates_crash(run: Runner):
     assert (result.status, result.crash) == (Status.INFRASTRUCTURE, None)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("said", "when", "message"),
+    [
+        (
+            {"event": "step", "loss_nats": 0.1, "tokens": 10**6},
+            "import",
+            "the trainer said 'step' in phase start.",
+        ),
+        (
+            {"event": "step", "loss_nats": 0.1, "tokens": True},
+            "training",
+            "the trainer sent {'event': 'step', 'loss_nats': 0.1, 'tokens': True}.",
+        ),
+        (
+            {"event": "scored", "nats": 1.0, "bytes": 1, "tokens": 1},
+            "training",
+            "the trainer said 'scored' in phase train.",
+        ),
+    ],
+)
+def test_what_a_trainer_has_not_to_say_is_its_own_crash(
+    run: Runner, said: dict, when: str, message: str
+):
+    forged = f"os.write(int(sys.argv[1]), {json.dumps(said) + chr(10)!r}.encode())"
+    if when == "import":
+        source = module().replace("class Bigram", f"{forged}\n\n\nclass Bigram")
+    else:
+        source = module(forged)
+
+    result = run(source)
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.message == message
+    assert result.curve == () or when == "training"
+
+
 def trainers() -> list[psutil.Process]:
     return [
         process

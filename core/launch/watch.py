@@ -33,6 +33,16 @@ MACHINE_ERRORS = (
     "CUDA-capable device(s) is/are busy or unavailable",
     "system not yet initialized",
 )
+# What each process has to say in each phase; the trainer saves before we have entered it.
+MAY_SAY = {
+    ("trainer", "start"): {"ready"},
+    ("trainer", "train"): {"step", "trained", "saved"},
+    ("trainer", "save"): {"saved"},
+    ("server", "start"): {"ready"},
+    ("server", "serve"): {"serving"},
+    ("judge", "start"): {"ready"},
+    ("judge", "score"): {"alive", "scored"},
+}
 
 
 class Stopped(Exception):
@@ -147,6 +157,7 @@ class Watch:
     def begin(self) -> float:
         """Begin the first phase: the device is free now.  Returns the time."""
         self._phase_began = self._last_sign = time.monotonic()
+        self._oom_kills = kernel_oom_kills()
         self.show(Progress(phase=self.phase, seconds=0.0))
         return self._phase_began
 
@@ -247,7 +258,8 @@ class Watch:
             ready = [key for key, _ in selector.select(timeout)]
         if any(key.fd == self.stop_fd for key in ready):
             raise Stopped
-        for key in ready:
+        # The judge first: a server whose judge has gone fails as well, and is not to blame.
+        for key in sorted(ready, key=lambda key: key.data.name != "judge"):
             self.take(key.data)
         if self.phase == "train":
             self.look()
@@ -261,15 +273,20 @@ class Watch:
         for message in messages:
             self._last_sign = time.monotonic()
             match message:
+                case {"event": "failed", "crash": str(crash), "message": str(text)}:
+                    known = crash if crash in set(Crash) else Crash.EXCEPTION
+                    raise self.blame(child.name, text, Crash(known))
+                case {"event": str(event)} if not self.may_say(child.name, event):
+                    raise self.blame(
+                        child.name,
+                        f"the {child.name} said {event[:40]!r} in phase {self.phase}.",
+                    )
                 case {
                     "event": "step",
                     "loss_nats": float(loss),
                     "tokens": int(tokens),
-                } if 0 <= tokens < MAX_TOKENS:
+                } if type(tokens) is int and 0 <= tokens < MAX_TOKENS:
                     self.see_step(loss, tokens)
-                case {"event": "failed", "crash": str(crash), "message": str(text)}:
-                    known = crash if crash in set(Crash) else Crash.EXCEPTION
-                    raise self.blame(child.name, text, Crash(known))
                 case {"event": "alive"}:
                     pass
                 case {"event": "ready" | "trained" | "saved" | "serving" | "scored"}:
@@ -279,6 +296,12 @@ class Watch:
                     raise self.blame(child.name, f"the {child.name} sent {said}.")
         if child.events.ended and not self.may_have_ended(child.name):
             raise self.died(child.name)
+
+    def may_say(self, name: str, event: str) -> bool:
+        """Return whether *event* is what *name* has to say now, and has not said yet."""
+        said = {message["event"] for speaker, message in self.said if speaker == name}
+        over = event in said or ("trained" in said and event == "step")
+        return event in MAY_SAY.get((name, self.phase), ()) and not over
 
     def may_have_ended(self, name: str) -> bool:
         """Return whether *name* has said all that it had to say."""

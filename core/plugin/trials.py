@@ -1,5 +1,6 @@
 """The trials of one pytest session: from selected experiments to reports of verdicts."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -115,13 +116,12 @@ class Trials:
     def close(self) -> None:
         """End what still runs, insert what waits, give the devices back."""
         self.live.close()
-        if self.scheduler is not None:
-            self.interrupted = bool(self.scheduler.undecided)
-            self.scheduler.stop()
-        try:
-            self.lab.insert(PATIENCE_SECONDS)
-        finally:
-            self.locks.close()
+        with contextlib.ExitStack() as after:  # whatever of it fails
+            after.callback(self.locks.close)
+            after.callback(self.lab.insert, PATIENCE_SECONDS)
+            if self.scheduler is not None:
+                self.interrupted = bool(self.scheduler.undecided)
+                after.callback(self.scheduler.stop)
 
     def _open_gauges(self) -> dict[str, Gauge]:
         """Return the gauges of the session's GPUs; they close with the locks."""

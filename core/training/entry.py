@@ -3,6 +3,7 @@
 Runs as ``python -m core.training.entry EVENTS_FD COMMANDS_FD SETTINGS``.
 """
 
+import contextlib
 import faulthandler
 import gc
 import importlib
@@ -60,14 +61,20 @@ def trained(module: Any, run: Run, seed: int) -> nn.Module:
     return model
 
 
+# A RuntimeError of the CPU's allocator, of the driver, and of cuBLAS.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
 def crash_of(error: BaseException) -> str:
     """Return the kind of crash that *error* is."""
-    text = str(error)
     if isinstance(error, NonFiniteLoss):
         return "nan"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        "can't allocate memory" in text  # the CPU allocator raises a RuntimeError
-    ):
+    is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if is_known or any(text in str(error) for text in OUT_OF_MEMORY):
         return "oom"
     return "exception"
 
@@ -210,7 +217,8 @@ def guarded(main: Any, settings: dict[str, Any], events: int, commands: Reader) 
         sys.stderr.flush()
         said = str(error).strip() or "no message"
         if isinstance(error, torch.OutOfMemoryError):  # torch's own text fills a page
-            said = shortage(error, torch.device(settings["device"]))
+            with contextlib.suppress(RuntimeError):  # a driver that answers no more
+                said = shortage(error, torch.device(settings["device"]))
         text = f"{type(error).__name__}: {said}"
         message = text.splitlines()[0][:500]
         write(events, {"event": "failed", "crash": crash_of(error), "message": message})

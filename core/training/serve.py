@@ -34,7 +34,7 @@ def run_server(settings: dict[str, Any], events: int, commands: Reader) -> None:
         return
     model = trained(module, Run(device=device, seed=seed), seed)
     if device.type == "cuda":
-        warm_up(model, settings, device)
+        warm_up(model, settings["sequence_len"], device)
     write(events, {"event": "ready"})
     if commands.receive() is None:
         return
@@ -46,11 +46,13 @@ def run_server(settings: dict[str, Any], events: int, commands: Reader) -> None:
 
 
 @torch.no_grad()
-def warm_up(model: nn.Module, settings: dict[str, Any], device: torch.device) -> None:
-    """Answer once, so that kernels are loaded and chosen before anybody waits."""
-    shape = (settings["scored_rows"], settings["sequence_len"])
+def warm_up(model: nn.Module, sequence_len: int, device: torch.device) -> None:
+    """Answer for one row, so that kernels are loaded before anybody waits for them.
+
+    For more, the trainer that rehearses meanwhile would lack the memory.
+    """
     model.eval()
-    model(torch.zeros(shape, dtype=torch.int64, device=device))
+    model(torch.zeros((1, sequence_len), dtype=torch.int64, device=device))
     released(device)
 
 
