@@ -416,7 +416,7 @@ def test_what_the_machine_did_is_not_the_candidates_crash(run: Runner):
     [
         (
             {"event": "step", "loss_nats": 0.1, "tokens": 10**6},
-            "import",
+            "rehearsal",
             "the trainer said 'step' in phase start.",
         ),
         (
@@ -435,10 +435,9 @@ def test_what_a_trainer_has_not_to_say_is_its_own_crash(
     run: Runner, said: dict, when: str, message: str
 ):
     forged = f"os.write(int(sys.argv[1]), {json.dumps(said) + chr(10)!r}.encode())"
-    if when == "import":
-        source = module().replace("class Bigram", f"{forged}\n\n\nclass Bigram")
-    else:
-        source = module(forged)
+    source = module(forged)
+    if when == "rehearsal":
+        source = source.replace("is_real and step == 1", "not is_real and step == 1")
 
     result = run(source)
 
