@@ -127,10 +127,12 @@ class TorchBuild:
     Attributes:
         version: As the installed package states it.
         cuda: The CUDA that it is built for, as ``13.0``; None if for none.
+        has_bindings: Whether cuda-bindings is there, through which trials share memory.
     """
 
     version: str
     cuda: str | None
+    has_bindings: bool = True
 
 
 def torch_build() -> TorchBuild:
@@ -147,4 +149,5 @@ def torch_build() -> TorchBuild:
                 | ast.AnnAssign(target=ast.Name("cuda"), value=ast.Constant(value))
             ):
                 cuda = value
-    return TorchBuild(version=version("torch"), cuda=cuda)
+    has_bindings = bool(find_spec("cuda") and find_spec("cuda.bindings"))
+    return TorchBuild(version=version("torch"), cuda=cuda, has_bindings=has_bindings)

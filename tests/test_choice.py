@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import attrs
 import psutil
 import pytest
 
@@ -93,6 +94,31 @@ def test_the_gpu_profile_without_a_gpu_is_refused(fake_gpus: FakeDriver):
     assert refusal("gpu") == (
         "--profile gpu needs a CUDA GPU: no CUDA GPU seen.\n\n"
         "hint: run on a machine with one, or use --profile cpu."
+    )
+
+
+def test_the_gpu_profile_without_the_bindings_of_cuda_is_refused(
+    fake_gpus: FakeDriver,
+):
+    fake_gpus(a_gpu(1))
+
+    assert refusal("gpu", build=attrs.evolve(CUDA, has_bindings=False)) == (
+        "--profile gpu needs a CUDA GPU: the package cuda-bindings is not installed.\n\n"
+        "hint: install the one of torch's CUDA: cuda-bindings==13.*, or use --profile "
+        "cpu."
+    )
+
+
+def test_a_slice_of_a_gpu_is_refused(
+    fake_gpus: FakeDriver, monkeypatch: pytest.MonkeyPatch
+):
+    fake_gpus(a_gpu(1))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-5a1b")
+
+    assert refusal("gpu") == (
+        "--profile gpu needs a CUDA GPU: CUDA_VISIBLE_DEVICES=MIG-5a1b is a slice of "
+        "one, whose neighbours would show in its numbers.\n\n"
+        "hint: name a whole GPU, or use --profile cpu."
     )
 
 

@@ -85,7 +85,13 @@ def _lacking(machine: Machine, build: TorchBuild) -> tuple[str, str] | None:
     if not (machine.gpus or machine.failed):
         if not machine.hidden:
             return "no CUDA GPU seen", "run on a machine with one"
-        setting = os.environ.get("CUDA_VISIBLE_DEVICES")
+        setting = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if setting.startswith("MIG-"):
+            return (
+                f"CUDA_VISIBLE_DEVICES={setting} is a slice of one, whose neighbours "
+                "would show in its numbers",
+                "name a whole GPU",
+            )
         return (
             f"CUDA_VISIBLE_DEVICES={setting} hides {_counted(machine.hidden)}",
             "name one in it",
@@ -94,6 +100,11 @@ def _lacking(machine: Machine, build: TorchBuild) -> tuple[str, str] | None:
         return (
             f"torch {build.version} is built without CUDA",
             "install a torch that is built for it",
+        )
+    if not build.has_bindings:
+        return (
+            "the package cuda-bindings is not installed",
+            f"install the one of torch's CUDA: cuda-bindings=={build.cuda.split('.')[0]}.*",
         )
     return None
 
