@@ -425,6 +425,8 @@ def cuda_torch(
     (site / "torch").mkdir()
     (site / "torch" / "__init__.py").write_text("")
     (site / "torch" / "version.py").write_text("cuda: str | None = '13.0'\n")
+    (site / "cuda" / "bindings").mkdir(parents=True)
+    (site / "cuda" / "bindings" / "__init__.py").write_text("")
     (site / "torch-2.13.0.dist-info").mkdir()
     (site / "torch-2.13.0.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n"
