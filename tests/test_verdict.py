@@ -21,6 +21,7 @@ from core.verdict import (
     power,
     seeds_needed,
 )
+from core.verdict.design import stops
 
 KNOWN = Noise(sd=1.0, df=math.inf)
 
@@ -506,7 +507,7 @@ def read(readings, looks, declared):
     for n, m, sd, df, z in readings:
         if word is None:
             word, at = np.full(len(z), "", dtype="U12"), np.zeros(len(z), int)
-        supported, refuted, hopeless = verdict._stops(
+        supported, refuted, hopeless = stops(
             n, m, looks=looks, df=df, declared=declared / sd
         )
         now = np.select(
@@ -845,6 +846,6 @@ def test_devices_that_differ_make_no_more_words_false(df, looks, devices, layout
     )
 
     assert np.mean(none == "supported") <= within_error(FALSE_SUPPORT)
-    # What a base that is much better known at a later look costs, see _stops.
+    # What a base that is much better known at a later look costs, see stops.
     excess = 0.005 if layout is one_base_then_eight else 0.0
     assert np.mean(true == "refuted") <= within_error(FALSE_REFUTATION) + excess
