@@ -10,7 +10,7 @@ from typing import Self
 import attrs
 import psutil
 
-from core.device import Device, DeviceFailed, Gpu, Reading
+from core.device import Device, DeviceFailed, Gpu, Process, Reading
 from core.launch import Conditions
 
 SLACK_MIB = 64.0  # of memory that the driver itself takes and gives back
@@ -81,10 +81,8 @@ class Gauge:
         used_mib = sum(process.used_mib or 0.0 for process in foreign)
         self._foreign_mib = max(self._foreign_mib, used_mib)
         if not self.shared:
-            raise Occupied(
-                f"process {foreign[0].pid} ({foreign[0].name}, {used_mib:,.0f} MiB) "
-                f"came onto {self.device.id} while the trial trained"
-            )
+            came = " and ".join(map(_named, foreign))
+            raise Occupied(f"{came} came onto {self.device.id} while the trial trained")
 
     def _is_foreign(self, pid: int) -> bool:
         if pid in self._ours:
@@ -94,7 +92,8 @@ class Gauge:
             return False
         below = psutil.Process().children(recursive=True)
         self._ours = {os.getpid(), *(process.pid for process in below)}
-        return pid not in self._ours
+        # One of ours may have ended since the driver told of it.
+        return pid not in self._ours and psutil.pid_exists(pid)
 
     def errors(self) -> str:
         """Return what broke in the GPU during the trial; empty if nothing did."""
@@ -103,10 +102,11 @@ class Gauge:
             self.gpu.reading()
         except DeviceFailed as failed:
             return str(failed)
-        if errors is not None and errors > (self._errors or 0):
+        more = (errors or 0) - (self._errors or 0)
+        if more > 0:
             return (
-                f"{self.device.id} had {errors - (self._errors or 0)} uncorrectable "
-                "memory errors during the trial"
+                f"{self.device.id} had {more} uncorrectable memory "
+                f"error{'s' * (more > 1)} during the trial"
             )
         return ""
 
@@ -148,6 +148,13 @@ class Gauge:
             ),
             foreign_mib=self._foreign_mib,
         )
+
+
+def _named(process: Process) -> str:
+    known = [process.name] if process.name else []
+    known += [] if process.used_mib is None else [f"{process.used_mib:,.0f} MiB"]
+    said = f" ({', '.join(known)})" if known else ""
+    return f"process {process.pid}{said}"
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -145,6 +145,7 @@ class Scheduler:
     _threads: ThreadPoolExecutor = attrs.field(init=False)
     _stop: tuple[int, int] = attrs.field(factory=os.pipe)
     _stopped: bool = False
+    _fault: str = ""
 
     def __attrs_post_init__(self) -> None:
         self.slots = [Slot(device) for device in self.devices]
@@ -167,9 +168,18 @@ class Scheduler:
                     self.undecided.remove(experiment)
                     return self._decided(experiment, step)
                 experiment.need = step
-            for slot in self.slots:
-                if slot.running is None:
-                    self._give(slot)
+            free = [slot for slot in self.slots if slot.running is None]
+            for slot in free:  # first of all: what one gives up, another may take
+                if slot.waiting and not self._is_wanted(slot, slot.waiting):
+                    self._abandon(slot)
+            for slot in free:
+                self._give(slot)
+            if not self.slots:
+                raise SessionError(
+                    f"no device is left: {self._fault}.",
+                    hint="look at nvidia-smi, end what is on the GPU or reset it, and "
+                    "run again: what has finished is kept.",
+                )
             assert any(slot.running for slot in self.slots), "nothing runs"
             match self._events.get():
                 case Ended() as ended:
@@ -185,7 +195,7 @@ class Scheduler:
         os.write(self._stop[1], b"stop")
         for slot in self.slots:
             self._abandon(slot)
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True)  # what is about to run has processes, too
         while not self._events.empty():
             event = self._events.get()
             if isinstance(event, Ended):
@@ -206,8 +216,6 @@ class Scheduler:
 
     def _give(self, slot: Slot) -> None:
         """Let a free device run what waits for it, or else what is most urgent."""
-        if slot.waiting is not None and not self._is_wanted(slot, slot.waiting):
-            self._abandon(slot)
         slot.running, slot.waiting = slot.waiting or self._claim(slot), None
         if slot.running is not None:
             experiment = slot.running.experiment
@@ -237,7 +245,13 @@ class Scheduler:
 
     def _choose(self, slot: Slot) -> tuple[Need, Undecided] | None:
         """Return the most urgent trial for a device, and for whom it is."""
-        given = {claim.need for other in self.slots for claim in other.claims()}
+        # Where the base runs for it, the candidate follows; nobody else prepares that.
+        given = {claim.need for claim in slot.claims()} | {
+            Need(mutant=claim.experiment.plan.mutant, seed=claim.need.seed)
+            for other in self.slots
+            if other is not slot
+            for claim in other.claims()
+        }
         wanted = [want for want in self._wanted() if want.need not in given]
         if not wanted:
             return None
@@ -262,14 +276,16 @@ class Scheduler:
     ) -> Want | None:
         """Return what a device without work of its own takes from a busy one.
 
-        It may have to run the base first; that pays where as much waits there.
+        If only here the base has to run first, that pays where as much waits there.
         """
         queued = Counter(id(homes[want.experiment][0]) for want in among)
         pays = [
-            (queued[id(homes[want.experiment][0])], want)
+            (queued[id(home)], want)
             for want in among
-            if queued[id(homes[want.experiment][0])]
-            >= (1 if self._first(slot, want.need) == want.need else 2)
+            for home in homes[want.experiment][:1]
+            if queued[id(home)] > 1
+            or self._first(slot, want.need) == want.need
+            or self._first(home, want.need) != want.need
         ]
         return max(pays, key=lambda pair: pair[0])[1] if pays else None
 
@@ -390,13 +406,8 @@ class Scheduler:
         """Give a device no more trials; the others take over what it was to run."""
         self._abandon(slot)
         self.slots.remove(slot)
+        self._fault = fault
         self.alarm(f"{fault}: no more trials run on it")
-        if not self.slots and self.undecided and not self._stopped:
-            raise SessionError(
-                f"no device is left: {fault}.",
-                hint="look at nvidia-smi, end what is on the GPU or reset it, and run "
-                "again: what has finished is kept.",
-            )
 
 
 def _unkept(error: OSError) -> SessionError:
