@@ -288,6 +288,33 @@ def test_a_device_without_work_takes_over_seeds_of_a_busy_one():
     assert len(ran(lab)) <= 1 + 6 + 6 + 2  # no seed of the base on both but the first
 
 
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        (4, ["a x 2", "a x 3"]),
+        (5, ["a x 2", "a x 4", "b base 3", "b x 3"]),
+    ],
+)
+def test_a_base_run_more_is_made_where_that_saves_time_and_not_otherwise(
+    seeds: int, expected: list[str]
+):
+    scheduler, lab = on_paper("ab", [an_experiment("x", seeds=seeds)])
+    for mutant, seed in [*(("base", i) for i in range(seeds)), ("x", 0), ("x", 1)]:
+        outcome = Outcome(
+            run=f"{mutant} {seed}",
+            mutant=mutant,
+            seed=seed,
+            status="finished",
+            val_bpb=1.0,
+            device="a",
+        )
+        lab.known.add(outcome)
+
+    all_decided(scheduler)
+
+    assert sorted(ran(lab)) == expected
+
+
 def test_every_so_often_a_device_runs_the_base_again():
     scheduler, lab = on_paper("a", [an_experiment(n, seeds=1) for n in "rstuvwxyz"])
 
