@@ -23,7 +23,7 @@ from tests.test_launch import QUICK, data, module, nothing_is_left, trial_of
 
 __all__ = ["data"]  # a fixture
 
-UUID = a_gpu(4).uuid
+LABEL = "GPU-44444444 (NVIDIA H200)"
 NOBODY = 4_194_305  # a pid beyond what Linux counts to
 
 # A process that is nobody's child, as those of other users are.
@@ -142,7 +142,7 @@ def test_a_process_that_comes_onto_the_gpu_is_named(
         gauge.look()
 
     assert str(caught.value) == (
-        f"process {stranger} (sleep, 1,536 MiB) came onto {UUID} while the trial trained"
+        f"process {stranger} (sleep, 1,536 MiB) came onto {LABEL} while the trial trained"
     )
 
 
@@ -156,7 +156,7 @@ def test_each_process_is_named_with_its_own_memory_where_that_is_known(
         gauge.look()
 
     assert str(caught.value) == (
-        f"process 1 ({first}) and process {stranger} (sleep, 100 MiB) came onto {UUID} "
+        f"process 1 ({first}) and process {stranger} (sleep, 100 MiB) came onto {LABEL} "
         "while the trial trained"
     )
 
@@ -199,7 +199,7 @@ def test_memory_that_does_not_come_back_is_told_of(
     fake_gpus(a_gpu(4, used_mib=2048))
 
     assert gauge.residue() == (
-        f"{UUID} has 2,048 MiB in use after a trial, and had 3 MiB before"
+        f"{LABEL} has 2,048 MiB in use after a trial, and had 3 MiB before"
     )
 
 
@@ -227,8 +227,8 @@ def test_the_driver_has_time_to_give_memory_back(
     ("before", "after", "said"),
     [
         (2, 2, ""),
-        (0, 1, f"{UUID} had 1 uncorrectable memory error during the trial"),
-        (2, 5, f"{UUID} had 3 uncorrectable memory errors during the trial"),
+        (0, 1, f"{LABEL} had 1 uncorrectable memory error during the trial"),
+        (2, 5, f"{LABEL} had 3 uncorrectable memory errors during the trial"),
     ],
 )
 def test_memory_errors_that_come_during_a_trial_are_told_of(
@@ -245,7 +245,7 @@ def test_memory_errors_that_come_during_a_trial_are_told_of(
 def test_a_gpu_that_falls_off_the_bus_is_told_of_whoever_asks(
     opened: Opener, fake_gpus: FakeDriver
 ):
-    lost = "GPU-44444444 (NVIDIA H200): NVML says GPU is lost"
+    lost = f"{LABEL}: NVML says GPU is lost"
     gauge = opened()
     gauge.begin()
     fake_gpus(a_gpu(4, error=LOST))
@@ -300,7 +300,7 @@ def test_a_number_is_kept_although_its_trial_left_memory_behind(
     assert result.status is Status.FINISHED, (result.message, result.log_tail)
     assert result.score is not None
     assert result.device_fault == (
-        f"{UUID} has 2,048 MiB in use after a trial, and had 3 MiB before"
+        f"{LABEL} has 2,048 MiB in use after a trial, and had 3 MiB before"
     )
     assert result.conditions.temperature_c == 66
 
@@ -327,7 +327,7 @@ def test_a_number_from_a_gpu_with_memory_errors_is_none(
     assert (result.status, result.crash) == (Status.INFRASTRUCTURE, None)
     assert result.score is None
     assert result.message == (
-        f"{UUID} had 2 uncorrectable memory errors during the trial."
+        f"{LABEL} had 2 uncorrectable memory errors during the trial."
     )
     assert result.device_fault + "." == result.message
 
@@ -348,7 +348,7 @@ def test_a_stranger_ends_a_trial_or_is_recorded_with_it(
     else:
         assert (result.status, result.score) == (Status.INFRASTRUCTURE, None)
         assert result.message == (
-            f"process {stranger} (sleep, 1,024 MiB) came onto {UUID} while the trial "
+            f"process {stranger} (sleep, 1,024 MiB) came onto {LABEL} while the trial "
             "trained."
         )
         assert result.device_fault + "." == result.message

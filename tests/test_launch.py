@@ -748,4 +748,6 @@ def test_a_process_of_somebody_else_is_refused_or_recorded(
         assert result.status is Status.INFRASTRUCTURE
         assert result.score is None
         assert f"process {pids[0]} (python" in result.device_fault
-        assert f"came onto {gauge.device.id} while the trial trained" in result.message
+        assert (
+            f"came onto {gauge.device.label} while the trial trained" in result.message
+        )

@@ -82,12 +82,15 @@ class Gauge:
         self._foreign_mib = max(self._foreign_mib, used_mib)
         if not self.shared:
             came = " and ".join(map(_named, foreign))
-            raise Occupied(f"{came} came onto {self.device.id} while the trial trained")
+            raise Occupied(
+                f"{came} came onto {self.device.label} while the trial trained"
+            )
 
     def _is_foreign(self, pid: int) -> bool:
         if pid in self._ours:
             return False
-        # In a container the driver may tell pids that mean nothing in it.
+        # In a container the driver may tell pids that mean nothing in it; a process
+        # that stays is then seen by its memory, after the trial.
         if not psutil.pid_exists(pid):
             return False
         below = psutil.Process().children(recursive=True)
@@ -105,7 +108,7 @@ class Gauge:
         more = (errors or 0) - (self._errors or 0)
         if more > 0:
             return (
-                f"{self.device.id} had {more} uncorrectable memory "
+                f"{self.device.label} had {more} uncorrectable memory "
                 f"error{'s' * (more > 1)} during the trial"
             )
         return ""
@@ -124,7 +127,7 @@ class Gauge:
             while (used_mib := self.gpu.used_mib()) > self.mark_mib + SLACK_MIB:
                 if time.monotonic() > give_up:
                     return (
-                        f"{self.device.id} has {used_mib:,.0f} MiB in use after a trial, "
+                        f"{self.device.label} has {used_mib:,.0f} MiB in use after a trial, "
                         f"and had {self.mark_mib:,.0f} MiB before"
                     )
                 time.sleep(0.05)
@@ -146,7 +149,7 @@ class Gauge:
                 ),
                 default=None,
             ),
-            foreign_mib=self._foreign_mib,
+            foreign_mib=self._foreign_mib if self._readings else None,
         )
 
 

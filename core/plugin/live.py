@@ -1,7 +1,9 @@
 """What each device is doing now, on a terminal; elsewhere the preparation's seconds."""
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 from rich.console import Console
@@ -105,6 +107,15 @@ class Live:
         if self._progress is not None and self._running:
             self._progress.stop()
             self._running = False
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Make room for lines; the bars come back if there were any."""
+        running = self._running
+        self.pause()
+        yield
+        if running:
+            self.start()
 
     def close(self) -> None:
         """Take the bars away for good."""

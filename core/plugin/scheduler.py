@@ -1,5 +1,6 @@
 """Run the trials of all selected experiments, one a device, until each has a verdict."""
 
+import contextlib
 import os
 import queue
 from collections import Counter
@@ -123,7 +124,7 @@ class Scheduler:
     """Plan together, run one trial a device, hand out each verdict when it is there.
 
     A candidate runs where the base has run with its seed, and an experiment stays on one
-    device as long as that leaves no other one idle.
+    device unless another has nothing else that is certain to be needed.
 
     Attributes:
         lab: What trials share.
@@ -193,19 +194,29 @@ class Scheduler:
             return
         self._stopped = True
         os.write(self._stop[1], b"stop")
-        for slot in self.slots:
-            self._abandon(slot)
-        self._threads.shutdown(wait=True)  # what is about to run has processes, too
-        while not self._events.empty():
-            event = self._events.get()
-            if isinstance(event, Ended):
-                self._take(event)
-        for fd in self._stop:
-            os.close(fd)
+        with contextlib.ExitStack() as after:  # whatever of it fails
+            after.callback(self._take_rest)
+            after.callback(self._threads.shutdown, wait=True)
+            for slot in self.slots:
+                after.callback(self._abandon, slot)
+
+    def _take_rest(self) -> None:
+        """Keep what has finished meanwhile."""
+        try:
+            while not self._events.empty():
+                event = self._events.get()
+                if isinstance(event, Ended):
+                    self._take(event)
+        finally:
+            for fd in self._stop:
+                os.close(fd)
 
     def _decided(self, experiment: Undecided, end: Verdict | Lost) -> Decided:
         if isinstance(end, Verdict):
-            self.lab.record_verdict(end, experiment.work)
+            try:
+                self.lab.record_verdict(end, experiment.work)
+            except OSError as error:
+                raise _unkept(error) from error
         now = datetime.now(UTC)
         return Decided(
             key=experiment.key,
@@ -259,7 +270,8 @@ class Scheduler:
         if due is not None and due not in {claim.need for claim in slot.claims()}:
             # The machine may not be what it was when the base was last measured.
             return due, wanted[0].experiment
-        homes = {want.experiment: self._homes(want.experiment) for want in wanted}
+        experiments = dict.fromkeys(want.experiment for want in wanted)
+        homes = {experiment: self._homes(experiment) for experiment in experiments}
         for is_certain in (True, False):
             among = [want for want in wanted if want.is_certain is is_certain]
             chosen = (
@@ -365,8 +377,10 @@ class Scheduler:
         except BaseException as error:  # raised again in the thread that waits for it
             ended = attrs.evolve(ended, error=error)
         finally:
+            self._events.put(
+                ended
+            )  # first: whoever waits for it must not wait for ever
             self.watch(slot.device, "", None)
-            self._events.put(ended)
 
     def _take(self, ended: Ended) -> None:
         """Keep what a trial gave; take a device out that is not sound any more."""
@@ -399,6 +413,11 @@ class Scheduler:
                 and experiment.plan.blocked(self.lab.known, need)
             ):
                 experiment.need = None
+        if ended.result.compilations:
+            self.alarm(
+                f"{claim.started.trial.run_id}: torch.compile was at work while the clock "
+                f"ran ({ended.result.compilations} graphs), which cost training time"
+            )
         if ended.result.device_fault:
             self._take_out(slot, ended.result.device_fault)
 

@@ -142,10 +142,9 @@ class Trials:
     def _alarm(self, text: str) -> None:
         """Say at once, and loudly, that a device is taken out."""
         if self.terminal is not None:
-            self.live.pause()
-            self.terminal.ensure_newline()
-            self.terminal.write_line(text, red=True, bold=True)
-            self.live.start()
+            with self.live.paused():
+                self.terminal.ensure_newline()
+                self.terminal.write_line(text, red=True, bold=True)
 
     def _open_lab(self, base: Mutant) -> Lab:
         request = self.request
