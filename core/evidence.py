@@ -1,7 +1,7 @@
 """What is known: trials that have ended, what was claimed, and what was decided."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
 import attrs
@@ -163,16 +163,17 @@ class Known:
         """Return the seed's noise, from every mutant of the context.
 
         It is what differs within a mutant and a device, since devices differ by more;
-        and a seed's effect is drawn once, on however many devices it was seen.
+        and a seed's effect is drawn once, on however many devices it was seen: it counts
+        where most other seeds of the mutant can be compared with it.
         """
-        firsts: dict[tuple[str, int], Outcome] = {}
-        for outcome in self.outcomes:
-            if outcome.val_bpb is not None:
-                firsts.setdefault((outcome.mutant, outcome.seed), outcome)
-        blocks: dict[tuple[str, str], list[float]] = defaultdict(list)
-        for outcome in firsts.values():
-            blocks[outcome.mutant, outcome.device].append(outcome.val_bpb)
-        return pool(blocks.values(), self.prior)
+        seen: dict[str, dict[str, dict[int, float]]] = defaultdict(
+            lambda: defaultdict(dict)
+        )
+        for o in self.outcomes:
+            if o.val_bpb is not None:
+                seen[o.mutant][o.device].setdefault(o.seed, o.val_bpb)
+        blocks = [block for devices in seen.values() for block in _blocks(devices)]
+        return pool(blocks, self.prior)
 
     def bases(self, devices: Iterable[str]) -> list[Outcome]:
         """Return the latest finished runs of the base on each of *devices*."""
@@ -186,3 +187,17 @@ class Known:
             ]
             latest += there[-LATEST_BASES:]
         return latest
+
+
+def _blocks(devices: Mapping[str, dict[int, float]]) -> Iterator[list[float]]:
+    """Share the seeds of one mutant out among its devices, the largest block first."""
+    left = list(devices.values())
+    while left:
+        block = max(left, key=len)
+        yield list(block.values())
+        others = (other for other in left if other is not block)
+        left = [
+            rest
+            for other in others
+            if (rest := {seed: bpb for seed, bpb in other.items() if seed not in block})
+        ]

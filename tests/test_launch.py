@@ -692,7 +692,8 @@ def test_a_batch_that_does_not_fit_is_told_which_would(run: Runner, gauge: Gauge
     assert re.fullmatch(
         r"OutOfMemory: 256\.00 GiB was asked for, and [\d.]+ of [\d.]+ GiB were free, in "
         r"rehearsal; MICRO_BATCH_ROWS=256 needs about 256\.\d GiB, "
-        r"MICRO_BATCH_ROWS=(64|128) would fit \(by what 32 rows took\)",
+        r"MICRO_BATCH_ROWS=(64|128) would fit "
+        r"\(by what micro-batches of 16 and 32 took\)",
         result.message,
     )
 

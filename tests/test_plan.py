@@ -603,8 +603,25 @@ def test_a_seed_that_was_run_on_two_devices_counts_once_for_the_noise():
 
     noise = known.noise()
 
-    assert noise.df == 2.0 + 1 + 1
-    assert noise.sd == pytest.approx(SD * math.sqrt((2 + 0.5 + 0.5) / 4))
+    # All four on B; none is left for A.
+    assert noise.df == 2.0 + 3
+    assert noise.sd == pytest.approx(SD * math.sqrt((2 + 5) / 5))
+
+
+def test_a_seed_counts_where_it_can_be_compared_whichever_device_was_first():
+    known = knowing(
+        [
+            ended(BASE, 0, 1.0, device=A),
+            ended(BASE, 0, 1.1, device=B),
+            ended(BASE, 1, 1.2, device=B),
+        ],
+        df=2.0,
+    )
+
+    noise = known.noise()
+
+    assert noise.df == 2.0 + 1
+    assert noise.sd == pytest.approx(math.sqrt((2 * SD**2 + 0.005) / 3))
 
 
 def test_a_seed_that_was_run_twice_counts_once_for_the_noise():

@@ -25,6 +25,7 @@ from core.channel import Reader, write
 from core.training.data import open_rows
 from core.training.module import load_module
 from core.training.oom import (
+    MEASURED_PARTS,
     MICRO_BATCH,
     OutOfMemory,
     shortage,
@@ -141,7 +142,7 @@ def rehearse(module: Any, settings: dict[str, Any], device: torch.device) -> Non
         OutOfMemory: It does not fit; the message says what would.
     """
 
-    def rehearsed(steps: int) -> Rehearsal:
+    def rehearsed(steps: int) -> None:
         run = Rehearsal(
             device=device,
             seed=settings["seed"],
@@ -150,7 +151,6 @@ def rehearse(module: Any, settings: dict[str, Any], device: torch.device) -> Non
             vocab_size=settings["vocab_size"],
         )
         trained(module, run, settings["seed"])
-        return run
 
     try:
         rehearsed(settings["rehearsal_steps"])
@@ -164,18 +164,17 @@ def rehearse(module: Any, settings: dict[str, Any], device: torch.device) -> Non
         raise OutOfMemory(f"{message}; the module has no {MICRO_BATCH} to lower")
     free_bytes, _ = torch.cuda.mem_get_info(device)
     rows = module.TOTAL_BATCH_TOKENS // settings["sequence_len"]
-    measured = module.MICRO_BATCH_ROWS = smaller(rows, micro_batch)
-    try:
-        kept_bytes = rehearsed(steps=1).kept_bytes
-    except torch.OutOfMemoryError:
-        raise OutOfMemory(f"{message}; nor do {measured} rows fit") from None
+    peaks: dict[int, int] = {}
+    for part in MEASURED_PARTS:
+        measured = module.MICRO_BATCH_ROWS = smaller(rows, micro_batch, part)
+        try:
+            rehearsed(steps=1)
+        except torch.OutOfMemoryError:
+            raise OutOfMemory(f"{message}; nor do {measured} rows fit") from None
+        peaks[measured] = torch.cuda.max_memory_allocated(device)
+        released(device)
     fits = what_fits(
-        rows=rows,
-        micro_batch=micro_batch,
-        measured=measured,
-        peak_bytes=torch.cuda.max_memory_allocated(device),
-        kept_bytes=kept_bytes,
-        free_bytes=free_bytes,
+        rows=rows, micro_batch=micro_batch, peaks=peaks, free_bytes=free_bytes
     )
     raise OutOfMemory(f"{message}; {fits}")
 

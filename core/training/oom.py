@@ -5,6 +5,7 @@ import re
 import torch
 
 MICRO_BATCH = "MICRO_BATCH_ROWS"  # the constant of a module that its memory grows with
+MEASURED_PARTS = (8, 16)  # of the micro-batch that did not fit
 USABLE = 0.95  # of free memory; the rest is lost between blocks
 GIB = 2**30
 
@@ -24,42 +25,36 @@ def shortage(error: torch.OutOfMemoryError, device: torch.device) -> str:
     )
 
 
-def smaller(rows: int, micro_batch: int) -> int:
-    """Return the micro-batch to measure with: about an eighth, and it divides *rows*."""
-    return max(d for d in range(1, max(1, micro_batch // 8) + 1) if rows % d == 0)
+def smaller(rows: int, micro_batch: int, part: int) -> int:
+    """Return the micro-batch to measure with: *part* of it, and it divides *rows*."""
+    return max(d for d in range(1, max(1, micro_batch // part) + 1) if rows % d == 0)
 
 
 def what_fits(
-    *,
-    rows: int,
-    micro_batch: int,
-    measured: int,
-    peak_bytes: int,
-    kept_bytes: int,
-    free_bytes: int,
+    *, rows: int, micro_batch: int, peaks: dict[int, int], free_bytes: int
 ) -> str:
     """Return which micro-batch would fit, in a sentence.
 
-    Memory is taken to grow in proportion to the rows, from what is kept between steps;
-    gradients count as growing, so the answer is rather too small than too large.
+    Memory is taken to grow in proportion to the rows, from what it takes without any.
 
     Args:
         rows: Of an optimizer step.
         micro_batch: Rows of a micro-batch that did not fit.
-        measured: Rows of the micro-batch that was measured.
-        peak_bytes: Memory that it took at most.
-        kept_bytes: Memory that it kept between steps.
+        peaks: Most memory that smaller ones took, in bytes by their rows.
         free_bytes: Memory that there is without any of it.
     """
-    a_row = (peak_bytes - kept_bytes) / measured
-    needs = (kept_bytes + micro_batch * a_row) / GIB
+    (few, low), (most, high) = min(peaks.items()), max(peaks.items())
+    a_row = (high - low) / (most - few) if most > few else high / most
+    fixed = max(0.0, high - most * a_row)
+    needs = (fixed + micro_batch * a_row) / GIB
     fitting = [
         d
         for d in range(1, micro_batch)
-        if rows % d == 0 and kept_bytes + d * a_row <= USABLE * free_bytes
+        if rows % d == 0 and fixed + d * a_row <= USABLE * free_bytes
     ]
     fits = f"{MICRO_BATCH}={max(fitting)} would fit" if fitting else "not one row fits"
+    measured = " and ".join(map(str, sorted(peaks)))
     return (
         f"{MICRO_BATCH}={micro_batch} needs about {needs:.1f} GiB, {fits} "
-        f"(by what {measured} rows took)"
+        f"(by what micro-batches of {measured} took)"
     )

@@ -58,12 +58,7 @@ class Run:
 
 
 class Rehearsal(Run):
-    """A few steps on random tokens, so that all is compiled before the clock starts.
-
-    Attributes:
-        kept_bytes: GPU memory that is in use between two steps; 0 before the first
-            step has ended, and on a CPU.
-    """
+    """A few steps on random tokens, so that all is compiled before the clock starts."""
 
     def __init__(
         self,
@@ -75,7 +70,6 @@ class Rehearsal(Run):
         vocab_size: int,
     ) -> None:
         super().__init__(device=device, seed=seed)
-        self.kept_bytes = 0
         self._steps = steps
         self._sequence_len = sequence_len
         self._vocab_size = vocab_size
@@ -88,8 +82,6 @@ class Rehearsal(Run):
             shape = (rows, self._sequence_len + 1)
             ids = torch.randint(self._vocab_size, shape, generator=generator)
             yield ids.to(self.device)
-            if self.device.type == "cuda":
-                self.kept_bytes = torch.cuda.memory_allocated(self.device)
 
 
 @attrs.frozen(kw_only=True)
