@@ -290,6 +290,7 @@ def run(data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_number_is_kept_although_its_trial_left_memory_behind(
     run, opened: Opener, fake_gpus: FakeDriver
 ):

@@ -355,6 +355,7 @@ def test_what_is_compiled_while_the_clock_runs_is_counted_and_nothing_else(run: 
     assert result.compilations == 1
 
 
+@pytest.mark.slow
 def test_a_trial_imports_while_the_one_before_it_trains(data: Prepared, tmp_path: Path):
     stop, _keep = os.pipe()
 
@@ -557,6 +558,7 @@ def test_sigkill_to_the_session_leaves_no_process_behind(
     assert alive == []
 
 
+@pytest.mark.slow
 def test_judge_and_server_keep_to_their_own_log(run: Runner, tmp_path: Path):
     result = run(module("print('from the trainer')"))
 

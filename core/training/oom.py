@@ -45,12 +45,17 @@ def what_fits(
     """
     (few, low), (most, high) = min(peaks.items()), max(peaks.items())
     a_row = (high - low) / (most - few) if most > few else high / most
-    fixed = max(0.0, high - most * a_row)
-    needs = (fixed + micro_batch * a_row) / GIB
+
+    def needed(count: int) -> float:
+        more = count - most
+        # What one size took says nothing of fewer rows.
+        return high + (max(0, more) if most == few else more) * a_row
+
+    needs = needed(micro_batch) / GIB
     fitting = [
         d
         for d in range(1, micro_batch)
-        if rows % d == 0 and fixed + d * a_row <= USABLE * free_bytes
+        if rows % d == 0 and needed(d) <= USABLE * free_bytes
     ]
     fits = f"{MICRO_BATCH}={max(fitting)} would fit" if fitting else "not one row fits"
     measured = " and ".join(map(str, sorted(peaks)))
