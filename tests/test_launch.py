@@ -133,8 +133,21 @@ def trial_of(source: str, profile: Profile, data: Prepared, device: Device) -> T
     )
 
 
+def of_trials() -> list[psutil.Process]:
+    """Return the processes of trials that are below us; other tests may have theirs."""
+    below = psutil.Process().children(recursive=True)
+    return [p for p in below if any(a.startswith("core.") for a in _command(p))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 def nothing_is_left() -> bool:
-    return not psutil.Process().children(recursive=True)
+    return not of_trials()
 
 
 def by_hand(data: Prepared, weights: Path) -> tuple[float, int, int]:

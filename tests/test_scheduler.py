@@ -31,7 +31,7 @@ from core.spec import Case
 from core.training.data import Prepared
 from core.verdict import Noise
 from tests.conftest import ROOT
-from tests.test_launch import QUICK, data, module, nothing_is_left
+from tests.test_launch import QUICK, data, module, nothing_is_left, of_trials
 
 __all__ = ["data"]  # a fixture
 
@@ -729,7 +729,7 @@ def test_ctrl_c_ends_what_trains_and_what_waits(
         if progress is None or progress.loss_nats is None:
             return
         if len(up) < 12:  # two trials of three children with a warden each
-            up[:] = psutil.Process().children(recursive=True)
+            up[:] = of_trials()
         elif next(steps, None) == 19:
             os.kill(os.getpid(), signal.SIGINT)
 
