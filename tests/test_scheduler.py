@@ -168,9 +168,9 @@ class Hand:
     under_way: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
     events: deque[Any] = attrs.field(factory=deque)
 
-    def submit(self, run, slot, claim):
+    def submit(self, run, slot, turn):
         assert slot.device.id not in self.under_way, "two trials on one device"
-        self.under_way[slot.device.id] = run, slot, claim
+        self.under_way[slot.device.id] = run, slot, turn
 
     def put(self, event):
         self.events.append(event)
@@ -183,19 +183,19 @@ class Hand:
             self.look()
         while not self.events:
             name = self.pick(list(self.under_way))
-            run, slot, claim = self.under_way[name]
-            if claim.started.state == "up":
-                claim.started.state = "trains"
-                claim.started.show(TRAINS)
+            run, slot, turn = self.under_way[name]
+            if turn.started.state == "up":
+                turn.started.state = "trains"
+                turn.started.show(TRAINS)
             else:
                 del self.under_way[name]
-                run(slot, claim)
+                run(slot, turn)
         return self.events.popleft()
 
     def shutdown(self, **options):
-        for run, slot, claim in self.under_way.values():
-            claim.started.stopped = True
-            run(slot, claim)
+        for run, slot, turn in self.under_way.values():
+            turn.started.stopped = True
+            run(slot, turn)
         self.under_way.clear()
 
 
@@ -412,6 +412,25 @@ def test_a_candidate_that_waits_for_a_base_that_fails_is_abandoned_and_runs_late
     ]
 
 
+# --- what cannot wait
+
+
+def test_a_trial_that_compiled_on_the_clock_is_named_at_once():
+    alarms: list[str] = []
+    end = bystander({"a x 0": finished(compilations=3)})
+    scheduler, lab = on_paper(
+        "a", [an_experiment("x", seeds=1)], end, alarm=alarms.append
+    )
+
+    all_decided(scheduler)
+
+    (run,) = [t.trial.run_id for t in lab.trials if t.text == "a x 0"]
+    assert alarms == [
+        f"{run}: torch.compile was at work while the clock ran (3 graphs), which cost "
+        "training time"
+    ]
+
+
 # --- a device that fails
 
 
@@ -537,9 +556,9 @@ def idles_although_it_pays(scheduler: Scheduler, slot: Slot) -> str:
     """Return what an idle device should have taken; empty if there is nothing."""
     known = scheduler.lab.known
     under_way = {
-        (claim.experiment.plan.mutant, claim.need.seed)
+        (turn.experiment.plan.mutant, turn.need.seed)
         for other in scheduler.slots
-        for claim in other.claims()
+        for turn in other.turns()
     }
     queued: Counter[str] = Counter()
     for want in scheduler._wanted():

@@ -53,7 +53,7 @@ class Decided:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Claim:
+class Turn:
     """A trial that a device was given.
 
     Attributes:
@@ -87,10 +87,10 @@ class Slot:
     """A device, the trial on it, and the one whose processes wait for it."""
 
     device: Device
-    running: Claim | None = None
-    waiting: Claim | None = None
+    running: Turn | None = None
+    waiting: Turn | None = None
 
-    def claims(self) -> Iterator[Claim]:
+    def turns(self) -> Iterator[Turn]:
         """Yield what the device was given."""
         yield from filter(None, (self.running, self.waiting))
 
@@ -131,7 +131,8 @@ class Scheduler:
         devices: One trial at a time on each.
         undecided: In the order in which they are served.
         watch: Told what each device does, from the device's own thread.
-        alarm: Told why a device is taken out.
+        alarm: Told at once what somebody should look at: a device that is taken out, a
+            trial that compiled on the clock.
     """
 
     lab: Lab
@@ -186,7 +187,7 @@ class Scheduler:
                 case Ended() as ended:
                     self._take(ended)
                 case Trains(slot=slot) if slot.waiting is None:
-                    slot.waiting = self._claim(slot)
+                    slot.waiting = self._next_turn(slot)
 
     def stop(self) -> None:
         """End every trial that is under way, and wait until nothing of it is left."""
@@ -227,13 +228,13 @@ class Scheduler:
 
     def _give(self, slot: Slot) -> None:
         """Let a free device run what waits for it, or else what is most urgent."""
-        slot.running, slot.waiting = slot.waiting or self._claim(slot), None
+        slot.running, slot.waiting = slot.waiting or self._next_turn(slot), None
         if slot.running is not None:
             experiment = slot.running.experiment
             experiment.started = experiment.started or datetime.now(UTC)
             self._threads.submit(self._run, slot, slot.running)
 
-    def _claim(self, slot: Slot) -> Claim | None:
+    def _next_turn(self, slot: Slot) -> Turn | None:
         """Start the processes of the most urgent trial for a device, if there is one."""
         chosen = self._choose(slot)
         if chosen is None:
@@ -252,22 +253,22 @@ class Scheduler:
             started = self.lab.start(need, work, slot.device, self._stop[0], show)
         except OSError as error:
             raise _unkept(error) from error
-        return Claim(need=need, experiment=experiment, started=started)
+        return Turn(need=need, experiment=experiment, started=started)
 
     def _choose(self, slot: Slot) -> tuple[Need, Undecided] | None:
         """Return the most urgent trial for a device, and for whom it is."""
         # Where the base runs for it, the candidate follows; nobody else prepares that.
-        given = {claim.need for claim in slot.claims()} | {
-            Need(mutant=claim.experiment.plan.mutant, seed=claim.need.seed)
+        given = {turn.need for turn in slot.turns()} | {
+            Need(mutant=turn.experiment.plan.mutant, seed=turn.need.seed)
             for other in self.slots
             if other is not slot
-            for claim in other.claims()
+            for turn in other.turns()
         }
         wanted = [want for want in self._wanted() if want.need not in given]
         if not wanted:
             return None
         due = base_due(self.lab.known, datetime.now(UTC), slot.device.id)
-        if due is not None and due not in {claim.need for claim in slot.claims()}:
+        if due is not None and due not in {turn.need for turn in slot.turns()}:
             # The machine may not be what it was when the base was last measured.
             return due, wanted[0].experiment
         experiments = dict.fromkeys(want.experiment for want in wanted)
@@ -337,18 +338,18 @@ class Scheduler:
             slot
             for slot in self.slots
             if slot.device.id in ran
-            or any(claim.experiment is experiment for claim in slot.claims())
+            or any(turn.experiment is experiment for turn in slot.turns())
         ]
 
     def _first(self, slot: Slot, need: Need) -> Need:
         """Return what has to run first for *need*: the base with its seed, or itself."""
         first = trial(self.lab.known, need, slot.device.id)
-        runs = {claim.need for claim in slot.claims()}
+        runs = {turn.need for turn in slot.turns()}
         return need if first in runs else first
 
-    def _is_wanted(self, slot: Slot, claim: Claim) -> bool:
+    def _is_wanted(self, slot: Slot, turn: Turn) -> bool:
         """Return whether a trial is still wanted that was chosen some minutes ago."""
-        known, need, here = self.lab.known, claim.need, slot.device.id
+        known, need, here = self.lab.known, turn.need, slot.device.id
         wanted = list(self._wanted())
         if need.mutant == self.lab.base.digest:
             ran = {outcome.device for outcome in known.finished(need.mutant, need.seed)}
@@ -362,43 +363,42 @@ class Scheduler:
 
     def _abandon(self, slot: Slot) -> None:
         """End the processes that wait for a device."""
-        claim, slot.waiting = slot.waiting, None
-        if claim is not None:
-            self.lab.abandon(claim.started)
+        turn, slot.waiting = slot.waiting, None
+        if turn is not None:
+            self.lab.abandon(turn.started)
 
-    def _run(self, slot: Slot, claim: Claim) -> None:
+    def _run(self, slot: Slot, turn: Turn) -> None:
         """Run one trial in a device's thread; whatever happens, say so."""
         ended = Ended(slot=slot)
         try:
-            result, began = self.lab.run(claim.started)
+            result, began = self.lab.run(turn.started)
             ended = attrs.evolve(ended, result=result, began=began)
         except Stopped:
             pass
         except BaseException as error:  # raised again in the thread that waits for it
             ended = attrs.evolve(ended, error=error)
         finally:
-            self._events.put(
-                ended
-            )  # first: whoever waits for it must not wait for ever
+            # First: whoever waits for it must not wait for ever.
+            self._events.put(ended)
             self.watch(slot.device, "", None)
 
     def _take(self, ended: Ended) -> None:
         """Keep what a trial gave; take a device out that is not sound any more."""
         slot = ended.slot
-        claim, slot.running = slot.running, None
-        assert claim is not None
+        turn, slot.running = slot.running, None
+        assert turn is not None
         if ended.error is not None:
             if isinstance(ended.error, OSError):
                 raise _unkept(ended.error) from ended.error
             raise ended.error
         if ended.result is None or ended.began is None:
             return
-        is_base = claim.need.mutant == self.lab.base.digest
+        is_base = turn.need.mutant == self.lab.base.digest
         try:
             self.lab.record(
-                claim.started.trial.run_id,
-                claim.need,
-                None if is_base else claim.experiment.work,
+                turn.started.trial.run_id,
+                turn.need,
+                None if is_base else turn.experiment.work,
                 slot.device,
                 ended.result,
                 ended.began,
@@ -407,15 +407,15 @@ class Scheduler:
             raise _unkept(error) from error
         for experiment in self.undecided:
             need = experiment.need
-            if need == claim.need or (
+            if need == turn.need or (
                 need is not None
-                and need.seed == claim.need.seed
+                and need.seed == turn.need.seed
                 and experiment.plan.blocked(self.lab.known, need)
             ):
                 experiment.need = None
         if ended.result.compilations:
             self.alarm(
-                f"{claim.started.trial.run_id}: torch.compile was at work while the clock "
+                f"{turn.started.trial.run_id}: torch.compile was at work while the clock "
                 f"ran ({ended.result.compilations} graphs), which cost training time"
             )
         if ended.result.device_fault:

@@ -140,7 +140,7 @@ class Trials:
             ) from failed
 
     def _alarm(self, text: str) -> None:
-        """Say at once, and loudly, that a device is taken out."""
+        """Say at once, and loudly, what cannot wait for the summary."""
         if self.terminal is not None:
             with self.live.paused():
                 self.terminal.ensure_newline()
