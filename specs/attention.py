@@ -23,12 +23,13 @@ short_window = Experiment(
 
 no_attention = Experiment(
     hypothesis="A token that cannot read the tokens before it predicts little more "
-    "than a bigram does, however many more steps that buys: this is how harm looks.",
-    change="Leave attention out of every block.",
+    "than a bigram does, however long it trains: this is how harm looks.",
+    change="In every block let a token attend to nothing but itself.",
     codemod=codemod(
-        "statements.DeleteStatement",
-        function="Block.forward",
-        statement="x = x + self.attention(...)",
+        "statements.ReplaceStatement",
+        function="CausalSelfAttention.__init__",
+        statement="self.window = layer_window(layer)",
+        source="self.window = 0",
     ),
     expect=Expect(delta_bpb=0.1, sd=0.05, on="cpu"),
     tags=("attention", "harm"),
