@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import deque
 from typing import Any
 
 import attrs
@@ -37,6 +38,7 @@ class Reader:
     fd: int
     ended: bool = False
     _rest: bytes = b""
+    _waiting: deque[dict[str, Any]] = attrs.field(factory=deque)
 
     def available(self) -> list[dict[str, Any]]:
         """Return the messages that one read completes; waits for at least one byte.
@@ -55,18 +57,10 @@ class Reader:
         return [_decoded(line) for line in lines]
 
     def receive(self) -> dict[str, Any] | None:
-        """Return the next message, or None when the other side has gone.
-
-        For a side that is asked one thing at a time: a second message in the same read
-        would be lost, and is refused.
-        """
-        while not self.ended:
-            messages = self.available()
-            if len(messages) > 1:
-                raise BadLine("two messages where one was awaited")
-            if messages:
-                return messages[0]
-        return None
+        """Return the next message, or None when the other side has gone."""
+        while not self._waiting and not self.ended:
+            self._waiting.extend(self.available())
+        return self._waiting.popleft() if self._waiting else None
 
 
 def _decoded(line: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
@@ -10,18 +11,19 @@ from core.device import Device
 from core.profile import Profile, torch_build
 
 HERE = Path(__file__).parent
+JUDGE_FILES = ("judge",)
 # A change in one of these can change a number: what trains, serves and judges, and what
 # sets their clock, threads and environment.
 NUMERIC_FILES = (
     "device.py",
     "device_memory.py",
-    "judge.py",
-    "launch/child.py",
+    *JUDGE_FILES,
     "launch/clock.py",
+    "launch/handout.py",
     "launch/local.py",
-    "launch/warden.py",
     "launch/watch.py",
     "memory.py",
+    "process",
     "profile.py",
     "training/entry.py",
     "training/module.py",
@@ -50,6 +52,7 @@ class Context:
         numerics: Digest of the files that trainer, server and judge run.
         scored_tokens: Validation tokens that the judge asks for.
         shared: Other processes are allowed on the GPUs, and take what time they take.
+        confined: What runs edited code is in a sandbox.
     """
 
     profile: str
@@ -62,6 +65,7 @@ class Context:
     numerics: str
     scored_tokens: int
     shared: bool
+    confined: bool
 
     @property
     def digest(self) -> str:
@@ -71,7 +75,13 @@ class Context:
 
 
 def current_context(
-    profile: Profile, device: Device, *, data: str, base: str, shared: bool
+    profile: Profile,
+    device: Device,
+    *,
+    data: str,
+    base: str,
+    shared: bool,
+    confined: bool,
 ) -> Context:
     """Return the context of a session.
 
@@ -81,6 +91,7 @@ def current_context(
         data: Fingerprint of the prepared corpus.
         base: Digest of the base module.
         shared: Other processes are allowed on the GPUs.
+        confined: What runs edited code is in a sandbox.
     """
     return Context(
         profile=profile.name,
@@ -90,16 +101,17 @@ def current_context(
         attention=ATTENTION[device.kind],
         data=data,
         base=base,
-        numerics=numerics_digest(),
+        numerics=files_digest(NUMERIC_FILES),
         scored_tokens=profile.scored_tokens,
         shared=shared,
+        confined=confined,
     )
 
 
-def numerics_digest(core: Path = HERE) -> str:
-    """Return the digest of the numeric files, with their names, below *core*."""
+def files_digest(names: Iterable[str], core: Path = HERE) -> str:
+    """Return the digest of files and folders below *core*, with their names."""
     digest = hashlib.sha256()
-    for name in NUMERIC_FILES:
+    for name in names:
         path = core / name
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
             content = file.read_bytes()

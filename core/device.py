@@ -52,6 +52,7 @@ class Device:
         driver: The version of a GPU's driver.
         memory_mib: A GPU's memory.
         capability: A GPU's compute capability, as (9, 0).
+        minor: A GPU's number in ``/dev/nvidia<minor>``.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Device:
     driver: str | None = None
     memory_mib: float | None = None
     capability: tuple[int, int] | None = None
+    minor: int | None = None
 
     @property
     def label(self) -> str:
@@ -347,6 +349,7 @@ def _ask(index: int, driver: str) -> tuple[Device, frozenset[int]] | DeviceFaile
                 driver=driver,
                 memory_mib=None if memory is None else memory.total / MIB,
                 capability=_told(pynvml.nvmlDeviceGetCudaComputeCapability, handle),
+                minor=_told(pynvml.nvmlDeviceGetMinorNumber, handle),
             )
     except DeviceFailed as failed:
         return failed

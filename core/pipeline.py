@@ -1,6 +1,8 @@
 """The few functions that call the stages in their order."""
 
+import hashlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,17 +10,19 @@ from typing import Any
 
 import attrs
 
-from core.context import Context, current_context
+from core.context import JUDGE_FILES, Context, current_context, files_digest
 from core.device import Device
 from core.errors import SessionError, StoreError
 from core.evidence import Known, Outcome, Verdict, claim_under
 from core.gates import Work, configuration
-from core.launch import Result, Trial
+from core.launch import Result, Status, Trial
+from core.launch.compile_cache import CompileCache
 from core.launch.gauge import Gauge
-from core.launch.local import LocalTrial
+from core.launch.local import SCRATCH, LocalTrial
 from core.launch.watch import Progress
 from core.mutate import Mutant
 from core.plan import Need
+from core.process.child import Zygote
 from core.profile import Profile
 from core.store.connection import Held, opened
 from core.store.history import History, read_history
@@ -47,6 +51,8 @@ class Lab:
         context: What this session's runs may be compared with.
         known: Trials of this context.
         verdicts: Earlier decisions in this context.
+        zygote: Forks the processes of trials.
+        compile_cache: What torch.compile has kept of the base.
         gauges: What each GPU shows, by its id.
         behind: Why ``runs.duckdb`` lacks rows that the journal has; empty if it does not.
     """
@@ -60,6 +66,8 @@ class Lab:
     context: Context
     known: Known
     verdicts: list[Verdict]
+    zygote: Zygote
+    compile_cache: CompileCache
     gauges: dict[str, Gauge] = attrs.field(factory=dict)
     behind: str = ""
     _clock_ended: dict[str, float] = attrs.field(factory=dict)
@@ -116,13 +124,15 @@ class Lab:
             sequence_len=self.data.sequence_len,
             vocab_size=self.data.vocab_size,
             project=self.library,
+            is_confined=self.context.confined,
         )
         folder = self.journal.begin(run)
         try:
             return LocalTrial.start(
                 trial,
                 folder,
-                compile_cache=self.cache / "compile",
+                zygote=self.zygote,
+                compile_cache=self.compile_cache,
                 stop_fd=stop_fd,
                 show=show,
                 gauge=self.gauges.get(device.id),
@@ -161,7 +171,11 @@ class Lab:
     ) -> Outcome:
         """Journal a trial that has ended, insert it, and take it into account."""
         wall_seconds = (datetime.now(UTC) - started).total_seconds()
-        score = result.score
+        score, audit = result.score, result.audit
+        source = (self.base if work is None else work.mutant).source
+        if work is None and result.status is Status.FINISHED:
+            folder = self.journal.partial / run
+            self.compile_cache.adopt(folder / name for name in SCRATCH)
         claim = (
             None if work is None else claim_under(work.case.expect, self.profile).text
         )
@@ -182,6 +196,7 @@ class Lab:
             "val_bytes": None if score is None else score.bytes,
             "val_tokens": None if score is None else score.tokens,
             "train_seconds": result.train_seconds,
+            "overtime_seconds": result.overtime_seconds,
             "median_step_seconds": result.step_seconds(0.5),
             "p99_step_seconds": result.step_seconds(0.99),
             "train_tokens": result.curve[-1].tokens if result.curve else None,
@@ -194,6 +209,13 @@ class Lab:
             "ahead_seconds": result.ahead_seconds,
             "gap_seconds": self._gap_seconds(device, result),
             "compilations": result.compilations,
+            "sandbox": result.sandbox,
+            "source_sha256": hashlib.sha256(source.encode()).hexdigest(),
+            "judge": files_digest(JUDGE_FILES),
+            **{
+                f"audit_{name}": None if audit is None else getattr(audit, name)
+                for name in ("probes", "positions", "worst_nats", "gain_nats", "seed")
+            },
             "peak_mib": result.peak_mib,
             "rehearsal_mib": result.rehearsal_mib,
             "left_behind": result.left_behind,
@@ -306,7 +328,9 @@ def open_lab(
     devices: Sequence[Device],
     base: Mutant,
     corpus: str | None,
+    zygote: Zygote,
     shared: bool,
+    confined: bool,
     progress: Callable[[str, float], None],
 ) -> Lab:
     """Prepare the data, look up the history, and return what trials share.
@@ -319,7 +343,9 @@ def open_lab(
         devices: Of one model.
         base: The base module, sizes included.
         corpus: ``stdlib``, a file or a folder; None if none was named.
+        zygote: Forks the processes of trials.
         shared: Other processes are allowed on the GPUs.
+        confined: What runs edited code is in a sandbox.
         progress: Called with what is being prepared and how much of it is done.
 
     Raises:
@@ -347,6 +373,7 @@ def open_lab(
         data=data.fingerprint,
         base=base.digest,
         shared=shared,
+        confined=confined,
     )
     lab = Lab(
         project=project,
@@ -360,11 +387,19 @@ def open_lab(
             base=base.digest, prior=Noise(sd=profile.prior_sd, df=profile.prior_df)
         ),
         verdicts=[],
+        zygote=zygote,
+        compile_cache=CompileCache(cache / "compile" / compiled_with(context)),
     )
     history = _history(lab)
     lab.known.outcomes.extend(history.outcomes)
     lab.verdicts.extend(history.verdicts)
     return lab
+
+
+def compiled_with(context: Context) -> str:
+    """Return the name of what runs of the base compile for each other."""
+    parts = (context.base, context.numerics, context.device, context.torch)
+    return hashlib.sha256(" ".join((*parts, sys.version)).encode()).hexdigest()[:16]
 
 
 def _check_size(data: Prepared, profile: Profile) -> None:

@@ -31,6 +31,9 @@ class Profile:
         startup_seconds: Importing, building and rehearsing may take this long.
         hang_seconds: A step, or an answer of the server, may take this long.
         grace_seconds: The last step may end this much after the budget.
+        save_seconds: The weights may be there this much later still, on the same clock.
+        file_mib: Largest file that a trial may write, and all that it may.
+        host_mib: Memory of the machine that a process of a trial may ask for.
         prior_sd: Seed standard deviation of val_bpb before any run has been seen.
         prior_df: Degrees of freedom that ``prior_sd`` is worth.
         overhead_seconds: Time of a trial beside training, before any run has been seen.
@@ -52,6 +55,9 @@ class Profile:
     startup_seconds: float
     hang_seconds: float
     grace_seconds: float
+    save_seconds: float
+    file_mib: float
+    host_mib: float
     prior_sd: float
     prior_df: float
     overhead_seconds: float
@@ -83,10 +89,13 @@ GPU = Profile(
     startup_seconds=600.0,
     hang_seconds=60.0,
     grace_seconds=10.0,
+    save_seconds=10.0,
+    file_mib=16_384.0,
+    host_mib=65_536.0,
     prior_sd=0.0018,
     prior_df=2.0,
     overhead_seconds=90.0,
-    memory_mib=48_000.0,  # trainer 45,055; three CUDA contexts of 617; a margin
+    memory_mib=60_000.0,  # trainer 45,055; servers and judge; CUDA contexts of 617
     capability=(8, 0),  # bfloat16
 )
 CPU = Profile(
@@ -112,6 +121,9 @@ CPU = Profile(
     startup_seconds=120.0,
     hang_seconds=30.0,
     grace_seconds=0.5,
+    save_seconds=0.5,
+    file_mib=1_024.0,
+    host_mib=4_096.0,
     prior_sd=0.02,
     prior_df=2.0,
     overhead_seconds=8.0,

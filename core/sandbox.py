@@ -20,6 +20,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -367,32 +368,32 @@ def prove(policy: Policy) -> int:
 def _attempts(policy: Policy) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield deeds with a way to try each; none does harm if it goes well."""
     if policy.secret:
-        yield f"read {policy.secret}", lambda: _open(policy.secret, os.O_RDONLY)
-    yield "write deltaspec's code", lambda: _open(__file__, os.O_WRONLY)
+        yield f"read {policy.secret}", partial(_open, policy.secret, os.O_RDONLY)
+    yield "write deltaspec's code", partial(_open, __file__, os.O_WRONLY)
     for folder in policy.write:
         beside = os.path.join(os.path.dirname(folder), f".probe-{os.getpid()}")
-        yield "write beside its own folder", lambda: _make(beside)
+        yield "write beside its own folder", partial(_make, beside)
     for folder in ("/dev/shm", "/tmp", "/var/tmp"):
         if os.path.isdir(folder):
             made = f"{folder}/deltaspec-probe-{os.getpid()}"
-            yield f"write to {folder}", lambda made=made: _make(made)
+            yield f"write to {folder}", partial(_make, made)
     for family in (socket.AF_INET, socket.AF_UNIX):
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
             deed = f"connect a socket ({family.name}, {kind.name})"
-            yield deed, lambda family=family, kind=kind: _connect(family, kind)
+            yield deed, partial(_connect, family, kind)
     parent = os.getppid()
-    yield "signal its parent", lambda: os.kill(parent, 0)
+    yield "signal its parent", partial(os.kill, parent, 0)
     yield (
         "read its parent's environment",
-        lambda: _open(f"/proc/{parent}/environ", os.O_RDONLY),
+        partial(_open, f"/proc/{parent}/environ", os.O_RDONLY),
     )
-    yield "attach to its parent", lambda: _called("ptrace", 0x4206, parent, 0, 0)
+    yield "attach to its parent", partial(_called, "ptrace", 0x4206, parent, 0, 0)
     yield (
         "change its parent's limits",
-        lambda: resource.prlimit(parent, resource.RLIMIT_CORE, (0, 0)),
+        partial(resource.prlimit, parent, resource.RLIMIT_CORE, (0, 0)),
     )
-    yield "change a file's mode", lambda: os.chmod("/dev/null", 0o666)
-    yield "make a namespace", lambda: _called("unshare", 0x1000_0000)
+    yield "change a file's mode", partial(os.chmod, "/dev/null", 0o666)
+    yield "make a namespace", partial(_called, "unshare", 0x1000_0000)
 
 
 def _open(path: str, flags: int) -> None:

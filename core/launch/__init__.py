@@ -51,6 +51,7 @@ class Trial:
         sequence_len: Tokens that a row predicts.
         vocab_size: Tokens that there are.
         project: Where ``core`` is imported from.
+        is_confined: What runs edited code is in a sandbox.
     """
 
     run_id: str
@@ -64,6 +65,7 @@ class Trial:
     sequence_len: int
     vocab_size: int
     project: Path
+    is_confined: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -101,6 +103,28 @@ class Score:
 
 
 @attrs.frozen(kw_only=True)
+class Audit:
+    """What the judge's probes showed.
+
+    Attributes:
+        probes: Rows that were asked beside the scored ones.
+        positions: Answers that had to agree with what was scored.
+        worst_nats: Largest difference.
+        gain_nats: Mean of what the claims gained on the same positions without their
+            future, just before it.
+        seed: Of the draw.
+        breach: What is wrong; empty if nothing is.
+    """
+
+    probes: int
+    positions: int
+    worst_nats: float
+    gain_nats: float
+    seed: int
+    breach: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class Conditions:
     """What a GPU was seen to do while a trial trained; None where it does not say.
 
@@ -130,11 +154,15 @@ class Result:
         message: One sentence; empty for a finished trial.
         log_tail: The last lines that trainer and server printed, escaped.
         score: None unless finished.
+        audit: None unless the judge came so far.
+        sandbox: How the trainer was confined.
         curve: Every step whose loss was seen.
         clock: When the budget's clock began and when the last step ended, in seconds
             of `time.monotonic`; None if it did not get there.
         train_seconds: From the start of the clock to the end of the last step, on the
             budget's clock.
+        overtime_seconds: From the end of the budget until the weights were there, on
+            the same clock.
         ahead_seconds: For how long its processes were up before the device was free.
         phase_seconds: Seconds of start, train, save, serve and score.
         peak_mib: Device memory on a GPU, else the trainer's resident memory.
@@ -151,9 +179,12 @@ class Result:
     message: str = ""
     log_tail: tuple[str, ...] = ()
     score: Score | None = None
+    audit: Audit | None = None
+    sandbox: str = "none"
     curve: tuple[Step, ...] = ()
     clock: tuple[float, float] | None = None
     train_seconds: float | None = None
+    overtime_seconds: float | None = None
     ahead_seconds: float = 0.0
     phase_seconds: dict[str, float] = attrs.field(factory=dict)
     peak_mib: float | None = None

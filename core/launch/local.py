@@ -1,59 +1,73 @@
-"""Run one trial on this machine: trainer, server and judge, each in its own process.
+"""Run one trial on this machine, each part of it in its own process.
 
-    parent ── plans, keeps the clock, ends everything
-      ├─ trainer   the mutated module; sees the training rows; leaves weights
-      ├─ server    the mutated module again, fresh; token ids in, logits out
-      └─ judge     our code alone; validation rows, byte table, softmax
+    parent ── plans, keeps the clock, hands out batches, ends everything
+      ├─ trainer   the mutated module; gets training rows while the clock runs
+      ├─ servers   the mutated module again, fresh, twice; token ids in, logits out
+      └─ judge     our code alone; validation rows, byte table, softmax, probes
 
-All three start together, ahead of the device where the profile allows that, so that
-nothing imports while a device waits and the judge can begin as soon as the weights are
-there.  Our own code touches the device only when it is the trial's; what an edited
-module does when it is imported, nothing prevents yet.
+All start together, ahead of the device where the profile allows that.  What was edited
+runs in a sandbox, and not before the device is the trial's.
+
+    run folder
+      module/    train.py and, once they are there, the weights: to be read
+      trainer/   the trainer's own; the same for each server
 """
 
 import contextlib
-import json
 import math
 import os
+import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import attrs
 
 from core.device import DeviceFailed
-from core.launch import Conditions, Crash, Result, Score, Status, Trial
-from core.launch.child import Child, Unkillable
+from core.launch import Audit, Conditions, Crash, Result, Score, Status, Trial
+from core.launch import compile_cache as compile_caches
+from core.launch.compile_cache import CompileCache
 from core.launch.gauge import Gauge, Occupied
+from core.launch.handout import HandOut
 from core.launch.log import tail
-from core.launch.watch import Budget, Failed, Progress, Watch
-from core.memory import allocate
+from core.launch.watch import SERVERS, Budget, Failed, Progress, Watch
+from core.memory import allocate, hand_out_bytes, question_bytes
+from core.process.child import Child, Unkillable, Zygote, python_environment
+from core.sandbox import Policy
 
 LOG = "log.txt"
 JUDGE_LOG = "judge.txt"
+MODULE = "module/train.py"
 WEIGHTS = "weights.safetensors"
-SAVE_SECONDS = 30.0  # it takes seconds, and nobody else's clock runs meanwhile
 EXIT_SECONDS = 5.0  # for a trainer that has left its weights; its helpers end with it
-
-KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+# Where each process that runs edited code has kept what it compiled.
+SCRATCH = tuple(f"{name.replace(' ', '')}/compiled" for name in ("trainer", *SERVERS))
+# What the zygote imports; each has a function main.
+MAINS = {
+    "trainer": "core.training.entry",
+    "server": "core.training.serve",
+    "judge": "core.judge",
+}
 
 
 @attrs.define(eq=False)
 class LocalTrial:
-    """A trial whose processes are up; they import, and wait for the device.
+    """A trial whose processes are up; they wait for the device.
 
     Attributes:
         trial: What is run.
         folder: The run folder, which exists and is empty of an earlier trial.
-        compile_cache: Where torch.compile keeps what it compiled.
-        watch: What its processes say.
+        zygote: Forks the processes.
+        compile_cache: What torch.compile has kept of the base.
+        watch: What the processes say.
         gauge: What the GPU shows; None on a CPU.
     """
 
     trial: Trial
     folder: Path
-    compile_cache: Path
+    zygote: Zygote
+    compile_cache: CompileCache
     watch: Watch
     gauge: Gauge | None
     _spawned: float = attrs.field(factory=time.monotonic)
@@ -64,7 +78,8 @@ class LocalTrial:
         trial: Trial,
         folder: Path,
         *,
-        compile_cache: Path,
+        zygote: Zygote,
+        compile_cache: CompileCache,
         stop_fd: int,
         show: Callable[[Progress], None] = lambda progress: None,
         gauge: Gauge | None = None,
@@ -74,7 +89,8 @@ class LocalTrial:
         Args:
             trial: What to run.
             folder: Its run folder.
-            compile_cache: Where torch.compile keeps what it compiled.
+            zygote: To fork them from.
+            compile_cache: What torch.compile has kept of the base.
             stop_fd: Becomes readable when the session ends.
             show: Called at each step and phase.
             gauge: Of the trial's GPU.
@@ -85,10 +101,11 @@ class LocalTrial:
         watch = Watch(
             profile=trial.profile,
             stop_fd=stop_fd,
+            folder=folder,
             show=show,
             look=gauge.look if gauge else lambda: None,
         )
-        started = cls(trial, folder, compile_cache, watch, gauge)
+        started = cls(trial, folder, zygote, compile_cache, watch, gauge)
         try:
             started.spawn_all()
         except BaseException:  # whatever it is, no child may outlive it
@@ -116,7 +133,7 @@ class LocalTrial:
 
     def _run(self) -> Result:
         ahead_seconds = self.watch.begin() - self._spawned
-        score = clock = train_seconds = said = None
+        score = audit = clock = train_seconds = said = overtime_seconds = None
         kept_mib, fault = None, ""
         status, crash, message = Status.FINISHED, None, ""
         try:
@@ -124,9 +141,11 @@ class LocalTrial:
                 self.gauge.begin()
             kept_mib = self.start_up()
             clock, train_seconds, said = self.train()
-            self.save()
+            overtime_seconds = self.save()
             self.serve()
-            score = self.score()
+            score, audit = self.score()
+            if audit.breach:
+                raise Failed(Status.INVALID, audit.breach)
             self.watch.enter("done")
         except Failed as failed:
             status, crash, message = failed.status, failed.crash, failed.message
@@ -141,6 +160,8 @@ class LocalTrial:
         except Unkillable as error:
             status, crash, score = Status.INFRASTRUCTURE, None, None
             message = f"{error}."
+        if status is not Status.FINISHED:
+            score = None
         if self.gauge is not None and not fault:
             if fault := self.gauge.errors():
                 status, crash, score = Status.INFRASTRUCTURE, None, None
@@ -154,9 +175,12 @@ class LocalTrial:
             message=message,
             log_tail=() if status is Status.FINISHED else self.log_tail(status),
             score=score,
+            audit=audit,
+            sandbox=self.watch.confined.get("trainer", "none"),
             curve=tuple(self.watch.curve),
             clock=clock,
             train_seconds=train_seconds,
+            overtime_seconds=overtime_seconds,
             ahead_seconds=ahead_seconds,
             phase_seconds=dict(self.watch.phase_seconds),
             peak_mib=resident_mib
@@ -175,45 +199,58 @@ class LocalTrial:
         return ours or tail(self.folder / LOG)
 
     def spawn_all(self) -> None:
-        """Start the three processes."""
-        trial = self.trial
-        (self.folder / "train.py").write_text(trial.source)
-        (self.folder / "tmp").mkdir(exist_ok=True)
+        """Start the processes."""
+        trial, profile = self.trial, self.trial.profile
+        module = self.folder / MODULE
+        module.parent.mkdir()
+        module.write_text(trial.source)
+        weights = module.with_name(WEIGHTS)
         settings = {
             "seed": trial.seed,
             "device": trial.device.kind,
             "threads": trial.device.threads,
             "sequence_len": trial.sequence_len,
             "vocab_size": trial.vocab_size,
-            "scored_rows": trial.profile.scored_rows,
+            "scored_rows": profile.scored_rows,
+            "module": str(module),
         }
-        with _pipes(settings) as (asks, answers, memory):
+        of_judge: list[int] = []
+        with contextlib.ExitStack() as opened:
+            memory = allocate(hand_out_bytes(trial.sequence_len))
+            opened.callback(os.close, memory)
+            self.watch.hand_out = HandOut.open(
+                trial.training,
+                trial.sequence_len,
+                trial.vocab_size,
+                seed=trial.seed,
+                fd=memory,
+            )
             self.spawn(
                 "trainer",
-                "core.training.entry",
+                "trainer",
                 {
                     **settings,
-                    "training": str(trial.training),
-                    "rehearsal_steps": trial.profile.rehearsal_steps,
-                    "weights": WEIGHTS,
+                    "rehearsal_steps": profile.rehearsal_steps,
+                    "weights": str(self.folder / "trainer" / WEIGHTS),
                 },
+                (memory,),
             )
-            self.spawn(
-                "server",
-                "core.training.serve",
-                {**settings, "weights": WEIGHTS},
-                inherited=(asks[0], answers[1], memory),
-            )
+            for name in SERVERS:
+                to_server, to_judge = opened.enter_context(_between(settings))
+                self.spawn(
+                    name, "server", {**settings, "weights": str(weights)}, to_server
+                )
+                of_judge += to_judge
             self.spawn(
                 "judge",
-                "core.judge",
+                "judge",
                 {
                     **settings,
                     "validation": str(trial.validation),
                     "tokenizer": str(trial.tokenizer),
-                    "scored_tokens": trial.profile.scored_tokens,
+                    "scored_tokens": profile.scored_tokens,
                 },
-                inherited=(asks[1], answers[0], memory),
+                of_judge,
             )
 
     def start_up(self) -> float | None:
@@ -226,7 +263,7 @@ class LocalTrial:
         for child in self.watch.children.values():
             child.send({})
         # The trainer's is last: it waits in its first hand-out, and the clock starts.
-        for name in ("server", "judge", "trainer"):
+        for name in (*SERVERS, "judge", "trainer"):
             said = self.watch.await_message(name, "ready", deadline=deadline)
         return _number(said.get("kept_mib"))
 
@@ -240,35 +277,68 @@ class LocalTrial:
         trainer = self.watch.children["trainer"]
         began = time.monotonic()
         budget = self.watch.budget = Budget.start(self.trial.profile, trainer.pid())
-        trainer.send({
-            "clock": self.trial.profile.clock,
-            "began": budget.began,
-            "ends_at": budget.ends_at,
-        })
+        trainer.send({})
         said = self.watch.await_message("trainer", "trained", budget=budget)
         train_seconds = budget.used()
         return (began, time.monotonic()), train_seconds, said
 
-    def save(self) -> None:
-        """Wait for the weights, and for the end of the process that made them."""
+    def save(self) -> float:
+        """Wait for the weights, and for the end of the process that made them.
+
+        Returns:
+            Seconds from the end of the budget until they were there, on its clock.
+        """
         self.watch.enter("save")
+        profile, budget = self.trial.profile, self.watch.budget
+        assert budget is not None
         self.watch.await_message(
-            "trainer", "saved", deadline=time.monotonic() + SAVE_SECONDS
+            "trainer",
+            "saved",
+            deadline=time.monotonic() + profile.startup_seconds,
+            budget=budget,
+            grace_seconds=self.watch.grace() + profile.save_seconds,
         )
-        self.watch.children["trainer"].leave(EXIT_SECONDS)
+        overtime_seconds = budget.overrun()
+        trainer = self.watch.children["trainer"]
+        trainer.send({})
+        trainer.leave(EXIT_SECONDS)
+        self.take_weights()
+        return overtime_seconds
+
+    def take_weights(self) -> None:
+        """Give the weights to the servers, and nothing else that the trainer left.
+
+        Raises:
+            Failed: There is no such file, or it is none that we may open.
+        """
+        left = self.folder / "trainer" / WEIGHTS
+        try:
+            found = os.lstat(left)
+        except OSError as error:
+            raise Failed(
+                Status.CRASHED,
+                f"the trainer left no weights: {error.strerror}.",
+                Crash.EXCEPTION,
+            ) from error
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise Failed(
+                Status.INVALID,
+                "the trainer left something else in the place of its weights: "
+                f"{stat.filemode(found.st_mode)}, {found.st_nlink} links.",
+            )
+        os.rename(left, self.folder / MODULE.replace("train.py", WEIGHTS))
 
     def serve(self) -> None:
-        """Let the fresh server load the weights."""
+        """Let the fresh servers load the weights."""
         self.watch.enter("serve")
-        self.watch.children["server"].send({})
-        self.watch.await_message(
-            "server",
-            "serving",
-            deadline=time.monotonic() + self.trial.profile.startup_seconds,
-        )
+        deadline = time.monotonic() + self.trial.profile.startup_seconds
+        for name in SERVERS:
+            self.watch.children[name].send({})
+        for name in SERVERS:
+            self.watch.await_message(name, "serving", deadline=deadline)
 
-    def score(self) -> Score:
-        """Let the judge score what the server answers."""
+    def score(self) -> tuple[Score, Audit]:
+        """Let the judge score and audit what the servers answer."""
         self.watch.enter("score")
         self.watch.children["judge"].send({})
         said = self.watch.await_message("judge", "scored")
@@ -279,75 +349,78 @@ class LocalTrial:
                 "validation rows.",
                 Crash.NAN,
             )
-        return Score(
+        score = Score(
             nats=said["nats"],
             bytes=said["bytes"],
             tokens=said["tokens"],
             val_bpb=said["nats"] / (math.log(2) * said["bytes"]),
         )
+        return score, Audit(**said["audit"])
 
     def spawn(
-        self,
-        name: str,
-        module: str,
-        settings: dict[str, Any],
-        inherited: tuple[int, ...] = (),
+        self, name: str, role: str, settings: dict[str, Any], inherited: Sequence[int]
     ) -> None:
-        """Start one of the three; it is ended with the trial."""
-        self.watch.children[name] = Child.start(
-            module,
-            [json.dumps(settings), *map(str, inherited)],
-            name=name,
-            folder=self.folder,
-            environment=self.environment(),
-            cpus=self.trial.device.cpus,
-            log=self.folder / (JUDGE_LOG if name == "judge" else LOG),
-            inherited=inherited,
-        )
-
-    def environment(self) -> dict[str, str]:
-        """Return what a child may see of our environment: no keys, no home."""
-        device, own = self.trial.device, str(self.folder / "tmp")
-        path = [str(self.trial.project), os.environ.get("PYTHONPATH", "")]
-        return {
-            **{k: os.environ[k] for k in KEPT_ENVIRONMENT if k in os.environ},
-            "PYTHONPATH": os.pathsep.join(part for part in path if part),
-            "PYTHONHASHSEED": "0",
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "HOME": own,
-            "TMPDIR": own,
-            "XDG_CACHE_HOME": own,
-            "TORCHINDUCTOR_CACHE_DIR": str(self.compile_cache / "inductor"),
-            "TRITON_CACHE_DIR": str(self.compile_cache / "triton"),
-            "OMP_NUM_THREADS": str(device.threads),
+        """Start one of the processes; it is ended with the trial."""
+        device, own = self.trial.device, self.folder / name.replace(" ", "")
+        own.mkdir()
+        is_ours = role == "judge"
+        if not is_ours:
+            self.compile_cache.copy_to(own / "compiled")
+        environment = {
+            **python_environment(self.trial.project),
+            **{"HOME": str(own), "TMPDIR": str(own), "XDG_CACHE_HOME": str(own)},
+            **compile_caches.environment(own / "compiled"),
             "TORCHINDUCTOR_COMPILE_THREADS": str(device.threads),
             "CUDA_VISIBLE_DEVICES": device.id if device.kind == "cuda" else "",
         }
+        self.watch.children[name] = Child.start(
+            f"{MAINS[role]}:main",
+            settings,
+            zygote=self.zygote,
+            name=name,
+            folder=own,
+            environment=environment,
+            cpus=device.cpus,
+            policy=None if is_ours or not self.trial.is_confined else self.policy(own),
+            log=self.folder / (JUDGE_LOG if is_ours else LOG),
+            inherited=inherited,
+        )
+
+    def policy(self, own: Path) -> Policy:
+        """Return what a process that runs edited code may reach."""
+        device, profile = self.trial.device, self.trial.profile
+        return Policy(
+            read=(str(self.folder / "module"),),
+            write=(str(own),),
+            lists=(str(self.trial.project),),
+            gpus=(device.minor,) if device.minor is not None else (),
+            secret=str(self.trial.validation),
+            file_mib=profile.file_mib,
+            host_mib=profile.host_mib,
+        )
 
 
 @contextlib.contextmanager
-def _pipes(
-    settings: dict[str, Any],
-) -> Iterator[tuple[tuple[int, int], tuple[int, int], int]]:
+def _between(settings: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
     """Make what judge and server talk through; close our ends once both have theirs.
 
     Yields:
-        The pipe of questions, the pipe of answers, and the memory that holds the ids of
-        a question (uint16) and, on a CPU, the logits of its answer (float32).
+        What the server gets, and what the judge gets: its end of the pipe of questions,
+        its end of the pipe of answers, and the memory that holds the ids of a question
+        (uint16) and, on a CPU, the logits of its answer (float32).
     """
     opened: list[int] = []
     try:
         opened += os.pipe()
         opened += os.pipe()
-        opened.append(
-            allocate(
-                settings["scored_rows"],
-                settings["sequence_len"],
-                settings["vocab_size"] if settings["device"] == "cpu" else 0,
-            )
+        size = question_bytes(
+            settings["scored_rows"],
+            settings["sequence_len"],
+            settings["vocab_size"] if settings["device"] == "cpu" else 0,
         )
-        yield (opened[0], opened[1]), (opened[2], opened[3]), opened[4]
+        opened.append(allocate(size))
+        asked, asks, answered, answers, memory = opened
+        yield [asked, answers, memory], [asks, answered, memory]
     finally:
         for fd in opened:
             os.close(fd)

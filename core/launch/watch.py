@@ -1,7 +1,9 @@
 """Listen to the processes of a trial: what they say, how they end, how long it takes."""
 
+import contextlib
 import itertools
 import math
+import os
 import selectors
 import signal
 import statistics
@@ -14,15 +16,16 @@ import attrs
 
 from core.channel import BadLine
 from core.launch import Crash, Status, Step
-from core.launch.child import Child, Unkillable
 from core.launch.clock import Clock
+from core.launch.handout import HandOut
 from core.launch.log import escaped
+from core.process.child import Child, Unkillable
 from core.profile import Profile
 
 VMSTAT = Path("/proc/vmstat")
 HANG_STEPS = 20  # a step that takes twenty times the median hangs, however slow it is
 WALL_FACTOR = 10  # wall-clock seconds that a second of the budget may take
-MAX_TOKENS = 2**53  # a child can claim anything, and a column holds 63 bits
+LOOK_SECONDS = 1.0  # between two looks at what a trial has written
 GRACE_STEPS = 3  # two steps may be queued when the budget ends
 # What CUDA says when the machine failed and not the module.
 MACHINE_ERRORS = (
@@ -36,13 +39,21 @@ MACHINE_ERRORS = (
 # What each process has to say in each phase; the trainer saves before we have entered it.
 MAY_SAY = {
     ("trainer", "start"): {"ready"},
-    ("trainer", "train"): {"step", "trained", "saved"},
+    ("trainer", "train"): {"ask", "step", "trained", "saved"},
     ("trainer", "save"): {"saved"},
     ("server", "start"): {"ready"},
     ("server", "serve"): {"serving"},
     ("judge", "start"): {"ready"},
     ("judge", "score"): {"alive", "scored"},
 }
+# Before all that, and before anything edited runs, a process says how it is confined.
+CONFINED, UNCONFINED = "confined", "unconfined"
+# Of ln V: the first loss of a model that has seen nothing is about 1, of a model that
+# starts from the frequencies of tokens about 0.8.
+LEAST_FIRST_LOSS = 0.6
+
+
+SERVERS = ("server 1", "server 2")
 
 
 class Stopped(Exception):
@@ -130,9 +141,12 @@ class Watch:
     Attributes:
         profile: Budget and limits.
         stop_fd: Becomes readable when the session ends.
+        folder: The run folder.
         show: Called at each step and phase.
         look: Called while the trial trains, to look at its GPU.
-        children: The processes, by name.
+        children: The processes, by name; servers have one name and a number.
+        confined: How each confined itself, by name.
+        hand_out: The batches; None until the clock starts.
         said: What was heard and not yet asked for.
         curve: Every step that was heard of.
         phase: What the trial is at.
@@ -142,14 +156,18 @@ class Watch:
 
     profile: Profile
     stop_fd: int
+    folder: Path
     show: Callable[[Progress], None]
     look: Callable[[], None] = lambda: None
     children: dict[str, Child] = attrs.field(factory=dict)
+    confined: dict[str, str] = attrs.field(factory=dict)
+    hand_out: HandOut | None = None
     said: list[tuple[str, dict[str, Any]]] = attrs.field(factory=list)
     curve: list[Step] = attrs.field(factory=list)
     phase: str = "start"
     phase_seconds: dict[str, float] = attrs.field(factory=dict)
     budget: Budget | None = None
+    _next_look: float = 0.0
     _oom_kills: int = attrs.field(factory=kernel_oom_kills)
     _phase_began: float = attrs.field(factory=time.monotonic)
     _last_sign: float = attrs.field(factory=time.monotonic)
@@ -175,6 +193,7 @@ class Watch:
         *,
         deadline: float = math.inf,
         budget: Budget | None = None,
+        grace_seconds: float | None = None,
     ) -> dict[str, Any]:
         """Return the message *event* of the child *name*.
 
@@ -182,8 +201,9 @@ class Watch:
             name: The child that has to say it.
             event: What it has to say.
             deadline: When the wait for it is a hang.
-            budget: What training may take; a step that is still under way when it is
-                used up has the grace that the profile allows.
+            budget: What training may take.
+            grace_seconds: How much later it may be said; what the last steps may take,
+                unless it is given.
 
         Raises:
             Failed: A child ended, failed, fell silent, or said nonsense.
@@ -200,7 +220,8 @@ class Watch:
             left = math.inf
             if budget is not None:
                 # CPU seconds pass no faster than wall-clock ones; then we look again.
-                left = min(self.grace() - budget.overrun(), budget.wall_ends_at - now)
+                grace = self.grace() if grace_seconds is None else grace_seconds
+                left = min(grace - budget.overrun(), budget.wall_ends_at - now)
                 if left <= 0:
                     raise self.overran(name, budget)
             self.listen(min(limit - now, left))
@@ -209,9 +230,10 @@ class Watch:
         """Return the failure of a trainer that did not stop when it had to."""
         seconds = budget.overrun()
         self.children[name].end(dump=True)
+        was = {"train": "training was still under way", "save": "there were no weights"}
         return Failed(
             Status.CRASHED,
-            f"training was still under way {seconds:.1f} s after its budget of "
+            f"{was[self.phase]} {seconds:.1f} s after its budget of "
             f"{self.profile.budget_seconds:g} s (step {len(self.curve)}).",
             Crash.OVERRAN,
         )
@@ -237,8 +259,8 @@ class Watch:
 
     def hung(self, awaited: str, now: float) -> Failed:
         """Return the failure of a trial in which *awaited* said nothing for too long."""
-        # While it scores, the judge waits for the server.
-        silent = "server" if self.phase == "score" else awaited
+        # While it scores, the judge waits for the servers.
+        silent = SERVERS[0] if self.phase == "score" else awaited
         self.children[silent].end(dump=True)
         return self.blame(
             silent,
@@ -254,7 +276,7 @@ class Watch:
             for child in self.children.values():
                 if not child.events.ended and not child.closed:
                     selector.register(child.events.fd, selectors.EVENT_READ, child)
-            timeout = None if math.isinf(seconds) else max(seconds, 0.0)
+            timeout = min(max(seconds, 0.0), LOOK_SECONDS)
             ready = [key for key, _ in selector.select(timeout)]
         if any(key.fd == self.stop_fd for key in ready):
             raise Stopped
@@ -263,6 +285,30 @@ class Watch:
             self.take(key.data)
         if self.phase == "train":
             self.look()
+        self.look_at_disk()
+
+    def look_at_disk(self) -> None:
+        """End a trial that writes more than it may.
+
+        Raises:
+            Failed: It has.
+        """
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_SECONDS
+        written_mib = 0.0
+        for parent, _, names in os.walk(self.folder):
+            for name in names:
+                with contextlib.suppress(OSError):  # it is gone already
+                    written_mib += os.lstat(os.path.join(parent, name)).st_size / 2**20
+        if written_mib > self.profile.file_mib:
+            raise Failed(
+                Status.CRASHED,
+                f"the trial wrote {written_mib:,.0f} MiB to its folder: at most "
+                f"{self.profile.file_mib:,.0f}.",
+                Crash.EXCEPTION,
+            )
 
     def take(self, child: Child) -> None:
         """Take in what one child says."""
@@ -273,6 +319,17 @@ class Watch:
         for message in messages:
             self._last_sign = time.monotonic()
             match message:
+                case {"event": "unconfined", "message": str(text)} if (
+                    child.name not in self.confined
+                ):
+                    raise Failed(
+                        Status.INFRASTRUCTURE,
+                        f"the {child.name} is not confined: {escaped(text)}.",
+                    )
+                case {"event": "confined", "level": str(level), "tried": int()} if (
+                    child.name not in self.confined and child.is_confined
+                ):
+                    self.confined[child.name] = level
                 case {"event": "failed", "crash": str(crash), "message": str(text)}:
                     known = crash if crash in set(Crash) else Crash.EXCEPTION
                     raise self.blame(child.name, text, Crash(known))
@@ -281,12 +338,10 @@ class Watch:
                         child.name,
                         f"the {child.name} said {event[:40]!r} in phase {self.phase}.",
                     )
-                case {
-                    "event": "step",
-                    "loss_nats": float(loss),
-                    "tokens": int(tokens),
-                } if type(tokens) is int and 0 <= tokens < MAX_TOKENS:
-                    self.see_step(loss, tokens)
+                case {"event": "ask", "rows": int(rows)} if type(rows) is int:
+                    self.give(child, rows)
+                case {"event": "step", "loss_nats": float(loss)}:
+                    self.see_step(loss)
                 case {"event": "alive"}:
                     pass
                 case {"event": "ready" | "trained" | "saved" | "serving" | "scored"}:
@@ -300,8 +355,22 @@ class Watch:
     def may_say(self, name: str, event: str) -> bool:
         """Return whether *event* is what *name* has to say now, and has not said yet."""
         said = {message["event"] for speaker, message in self.said if speaker == name}
-        over = event in said or ("trained" in said and event == "step")
-        return event in MAY_SAY.get((name, self.phase), ()) and not over
+        over = event in said or ("trained" in said and event in ("ask", "step"))
+        role = "server" if name in SERVERS else name
+        is_confined = name in self.confined or not self.children[name].is_confined
+        return is_confined and event in MAY_SAY.get((role, self.phase), ()) and not over
+
+    def give(self, child: Child, rows: int) -> None:
+        """Hand out a batch, if the budget is not over yet."""
+        assert self.budget is not None
+        assert self.hand_out is not None
+        used = self.budget.used()
+        if used >= self.profile.budget_seconds:
+            child.send({"over": True})
+        elif not self.hand_out.give(rows):
+            raise self.blame(child.name, f"the {child.name} asked for {rows} rows.")
+        else:
+            child.send({"progress": used / self.profile.budget_seconds})
 
     def may_have_ended(self, name: str) -> bool:
         """Return whether *name* has said all that it had to say."""
@@ -311,16 +380,27 @@ class Watch:
             for speaker, message in self.said
         )
 
-    def see_step(self, loss: float, tokens: int) -> None:
+    def see_step(self, loss: float) -> None:
         """Add a step to the curve, at the time when we heard of it."""
-        seconds = 0.0 if self.budget is None else self.budget.used()
-        self.curve.append(
-            Step(
-                step=len(self.curve) + 1,
-                seconds=seconds,
-                tokens=tokens,
-                loss_nats=loss,
+        assert self.budget is not None
+        assert self.hand_out is not None
+        step = len(self.curve) + 1
+        tokens = self.hand_out.tokens_after(step)
+        if tokens is None:
+            raise self.blame(
+                "trainer", f"the trainer logged {step} losses for {step - 1} batches."
             )
+        at_random = math.log(self.hand_out.vocab_size)
+        if step == 1 and loss < LEAST_FIRST_LOSS * at_random:
+            raise Failed(
+                Status.INVALID,
+                f"the first step's loss is {loss:.2f} nats, and a model that has seen "
+                f"nothing starts near ln V = {at_random:.2f}: it was trained before its "
+                "clock started.",
+            )
+        seconds = self.budget.used()
+        self.curve.append(
+            Step(step=step, seconds=seconds, tokens=tokens, loss_nats=loss)
         )
         self.show(
             Progress(

@@ -64,6 +64,13 @@ def add_options(parser: pytest.Parser) -> None:
         help="test decided experiments once more, on fresh seeds",
     )
     group.addoption(
+        "--sandbox",
+        choices=("full", "none"),
+        default="full",
+        help="none: let edited code reach whatever you can; its runs are never "
+        "compared with others (%(default)s)",
+    )
+    group.addoption(
         "--strict-hypotheses",
         action="store_true",
         help="let a refuted hypothesis fail the run",
@@ -87,6 +94,7 @@ class Request:
         corpus: ``--data``.
         rerun: ``--rerun``.
         strict: ``--strict-hypotheses``.
+        confined: Not ``--sandbox=none``.
         project: The folder of ``specs/``.
         library: The folder of ``core/``.
         module: The training module.
@@ -101,6 +109,7 @@ class Request:
     corpus: str | None
     rerun: bool
     strict: bool
+    confined: bool
     project: Path
     library: Path
     module: Path
@@ -156,6 +165,7 @@ def read_request(config: pytest.Config) -> Request:
         corpus=config.option.data,
         rerun=config.option.rerun,
         strict=config.option.strict_hypotheses,
+        confined=config.option.sandbox == "full",
         project=config.rootpath,
         library=library,
         module=module,

@@ -12,6 +12,7 @@ from core.device import Device, DeviceFailed
 from core.errors import SessionError
 from core.evidence import Known, Verdict, claim_under
 from core.launch.gauge import Gauge
+from core.launch.local import MAINS
 from core.launch.log import escaped
 from core.mutate import Mutant
 from core.pipeline import PATIENCE_SECONDS, Lab, open_lab
@@ -29,7 +30,9 @@ from core.plugin.live import Live
 from core.plugin.lock import locked
 from core.plugin.options import Request
 from core.plugin.scheduler import Decided, Scheduler, Undecided
+from core.process.child import Zygote, sandbox_of
 from core.report.table import Row, line, table
+from core.sandbox import NotConfined
 from core.spec import Expect
 
 FAILED = ("crashed", "invalid")
@@ -82,6 +85,10 @@ class Trials:
         self.locks = locked(request.project, request.devices)
         self.live = Live(terminal)
         try:
+            self.sandbox = self._check_sandbox()
+            self.zygote = self.locks.enter_context(
+                Zygote(request.library, tuple(MAINS.values()))
+            )
             gauges = self._open_gauges()
             self.lab = self._open_lab(base)
             self.lab.gauges.update(gauges)
@@ -139,6 +146,24 @@ class Trials:
                 hint="look at nvidia-smi, or leave the GPU out: CUDA_VISIBLE_DEVICES.",
             ) from failed
 
+    def _check_sandbox(self) -> str:
+        """Return how edited code will be confined here.
+
+        Raises:
+            SessionError: It cannot be.
+        """
+        if not self.request.confined:
+            return "none: edited code reaches whatever you can (--sandbox=none)"
+        try:
+            level, tried = sandbox_of(self.request.library)
+        except NotConfined as refused:
+            raise SessionError(
+                f"edited code cannot be confined on this machine: {refused}.",
+                hint="run on Linux 6.2 or newer with Landlock, x86-64; or trust what "
+                "you run, and have its numbers kept apart: --sandbox=none.",
+            ) from refused
+        return f"{level}; each process proves it ({tried} attempts must fail)"
+
     def _alarm(self, text: str) -> None:
         """Say at once, and loudly, what cannot wait for the summary."""
         if self.terminal is not None:
@@ -156,7 +181,9 @@ class Trials:
             devices=request.devices,
             base=base,
             corpus=request.corpus,
+            zygote=self.zygote,
             shared=request.shared,
+            confined=request.confined,
             progress=self.live.preparing,
         )
         self.live.prepared()
@@ -291,6 +318,7 @@ class Trials:
             f"noise   seed sd {noise.sd:.4f} bpb with {noise.df:.0f} degrees of freedom"
             f"{' (prior)' if noise.df == profile.prior_df else ''}"
         )
+        write(f"sandbox {self.sandbox}", red=not request.confined)
         if self.swept:
             write(
                 f"{self.swept} unfinished trial{'s' * (self.swept > 1)} of a session "

@@ -1,18 +1,18 @@
 """The trainer's main: rehearse, train for real, leave the weights.
 
-Runs as ``python -m core.training.entry EVENTS_FD COMMANDS_FD SETTINGS``.
+It runs as a child of the zygote, inside the sandbox.  Until the clock starts it has no
+training data at all; then it has the batches that it is handed out.
 """
 
 import contextlib
 import faulthandler
 import gc
 import importlib
-import json
 import random
 import signal
 import sys
-import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from core.channel import Reader, write
-from core.training.data import open_rows
+from core.memory import hand_out_rows, hand_out_view
+from core.training.data.order import keyed
 from core.training.module import load_module
 from core.training.oom import (
     MEASURED_PARTS,
@@ -32,18 +33,10 @@ from core.training.oom import (
     smaller,
     what_fits,
 )
-from core.training.run import (
-    Budget,
-    NonFiniteLoss,
-    Rehearsal,
-    Run,
-    Training,
-    keyed,
-)
+from core.training.run import NonFiniteLoss, Rehearsal, Run, Training
 
 # What torch.compile imports at its first call, which takes seconds.
 COMPILER = ("torch._dynamo", "torch._inductor.compile_fx")
-CLOCKS = {"wall": time.CLOCK_MONOTONIC, "cpu": time.CLOCK_PROCESS_CPUTIME_ID}
 
 
 def reset_random_state(seed: int) -> None:
@@ -84,42 +77,59 @@ def settle(settings: dict[str, Any]) -> torch.device:
     """Set what holds for the process, and return the device; nothing is on it yet."""
     torch.set_num_threads(settings["threads"])
     torch.set_float32_matmul_precision("high")
-    return torch.device(settings["device"])
-
-
-def run_trainer(settings: dict[str, Any], events: int, commands: Reader) -> None:
-    """Import, wait for the device, rehearse, train, save."""
-    device, seed = settle(settings), settings["seed"]
-    rows = open_rows(Path(settings["training"]), settings["sequence_len"])
-    module = load_module(Path("train.py"))
+    device = torch.device(settings["device"])
     if device.type == "cuda":
         for name in COMPILER:
             importlib.import_module(name)
-    if commands.receive() is None:  # the device is free for us
+    return device
+
+
+def is_given(device: torch.device, commands: Reader) -> bool:
+    """Wait until the device is this trial's, and take it; False if it never will be.
+
+    Nothing that was edited has run so far: it could have taken the device of another.
+    """
+    if commands.receive() is None:
+        return False
+    if device.type == "cuda":
+        torch.cuda.init()
+        torch.cuda.synchronize(device)
+    return True
+
+
+def run_trainer(
+    settings: dict[str, Any], events: int, commands: Reader, inherited: list[int]
+) -> None:
+    """Wait for the device, import, rehearse, train, save."""
+    device, seed = settle(settings), settings["seed"]
+    if not is_given(device, commands):
         return
+    module = load_module(Path(settings["module"]))
     rehearse(module, settings, device)
     kept_mib = released(device)
-    compiled = 0
+    T = settings["sequence_len"]
+    memory = hand_out_view(inherited[0], T)
+    compiled: int | None = None
 
-    def start() -> Budget:
+    def ask(rows: int) -> tuple[np.ndarray, float] | None:
         nonlocal compiled
-        write(events, {"event": "ready", "kept_mib": kept_mib})
-        go = commands.receive()
-        if go is None:
-            raise BrokenPipeError  # nobody wants it any more
-        compiled = compilations()
-        return Budget(
-            clock=CLOCKS[go["clock"]], began=go["began"], ends_at=go["ends_at"]
-        )
+        if not 0 < rows <= hand_out_rows(T):
+            raise ValueError(
+                f"run.batches({rows}): expected 1 to {hand_out_rows(T):,} rows"
+            )
+        if compiled is None:
+            answer(commands, events, {"event": "ready", "kept_mib": kept_mib})
+            compiled = compilations()
+        said = answer(commands, events, {"event": "ask", "rows": rows})
+        if "over" in said:
+            return None
+        return memory[:rows].copy(), said["progress"]
 
     run = Training(
         device=device,
         seed=seed,
-        rows=rows,
-        start=start,
-        report=lambda loss, tokens: write(
-            events, {"event": "step", "loss_nats": loss, "tokens": tokens}
-        ),
+        ask=ask,
+        report=lambda loss: write(events, {"event": "step", "loss_nats": loss}),
     )
     model = trained(module, run, seed)
     run.finish()
@@ -128,11 +138,21 @@ def run_trainer(settings: dict[str, Any], events: int, commands: Reader) -> None
         {
             "event": "trained",
             "peak_mib": peak_mib(device),
-            "compilations": compilations() - compiled,
+            "compilations": compilations() - (compiled or 0),
         },
     )
     safetensors.torch.save_model(model, settings["weights"])
-    write(events, {"event": "saved"})
+    # Its clock is read while it waits, so that it has one.
+    answer(commands, events, {"event": "saved"})
+
+
+def answer(commands: Reader, events: int, message: dict[str, Any]) -> dict[str, Any]:
+    """Say *message* to the parent and return its answer."""
+    write(events, message)
+    said = commands.receive()
+    if said is None:
+        raise BrokenPipeError  # nobody wants it any more
+    return said
 
 
 def rehearse(module: Any, settings: dict[str, Any], device: torch.device) -> None:
@@ -204,11 +224,12 @@ def peak_mib(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 2**20
 
 
-def guarded(main: Any, settings: dict[str, Any], events: int, commands: Reader) -> None:
-    """Call *main*; say on *events* why it failed, with the traceback in the log."""
+@contextlib.contextmanager
+def guarded(settings: dict[str, Any], events: int) -> Iterator[None]:
+    """Say on *events* why what is done here failed, with the traceback in the log."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
-        main(settings, events, commands)
+        yield
     except BrokenPipeError:
         sys.exit(1)  # nobody listens any more
     except BaseException as error:  # SystemExit too: the parent must hear why
@@ -224,7 +245,9 @@ def guarded(main: Any, settings: dict[str, Any], events: int, commands: Reader) 
         sys.exit(1)
 
 
-if __name__ == "__main__":
-    guarded(
-        run_trainer, json.loads(sys.argv[3]), int(sys.argv[1]), Reader(int(sys.argv[2]))
-    )
+def main(
+    settings: dict[str, Any], events: int, commands: Reader, inherited: list[int]
+) -> None:
+    """Be the trainer of a trial."""
+    with guarded(settings, events):
+        run_trainer(settings, events, commands, inherited)

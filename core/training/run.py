@@ -6,23 +6,16 @@ fresh server process, a bare `Run` without a single batch, which yields the arch
 that the weights are loaded into.
 """
 
-import hashlib
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
+from core.training.data.order import keyed
+
 UNDER_WAY = 1  # steps at a hand-out: CUDA runs ahead, and must not outrun the clock
-
-
-def keyed(seed: int, name: str) -> int:
-    """Return a 63-bit seed for the random numbers called *name*."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -84,31 +77,16 @@ class Rehearsal(Run):
             yield ids.to(self.device)
 
 
-@attrs.frozen(kw_only=True)
-class Budget:
-    """The time that training may take, as the parent sets it at the first hand-out.
-
-    Attributes:
-        clock: What it is measured on, for `time.clock_gettime`.
-        began: What that showed when the budget began.
-        ends_at: What it shows at the end.
-    """
-
-    clock: int
-    began: float
-    ends_at: float
-
-
 class Training(Run):
-    """The run that counts: training rows in an order keyed by the seed, for a budget.
+    """The run that counts: rows of the training map, for as long as they are handed out.
 
     Args:
         device: Where model and batches live.
         seed: Keys everything random.
-        rows: Training rows, uint16 of shape (N, T + 1).
-        start: Called at the first hand-out, when model and optimizer are built; returns
-            the budget, which begins then.
-        report: Called with loss in nats and tokens so far, once for each step.
+        ask: Called with a number of rows; returns that many, uint16 of shape (rows,
+            T + 1), with the share of the budget that has passed, or None when it is
+            over.  The first call starts the clock.
+        report: Called with the loss in nats, once for each step.
     """
 
     def __init__(
@@ -116,17 +94,13 @@ class Training(Run):
         *,
         device: torch.device,
         seed: int,
-        rows: np.ndarray,
-        start: Callable[[], Budget],
-        report: Callable[[float, int], None],
+        ask: Callable[[int], tuple[np.ndarray, float] | None],
+        report: Callable[[float], None],
     ) -> None:
         super().__init__(device=device, seed=seed)
-        self._rows = rows
-        self._order = self._orders()
-        self._start = start
-        self._budget: Budget | None = None
+        self._ask = ask
         self._report = report
-        self._losses: deque[tuple[Tensor, int]] = deque()
+        self._losses: deque[Tensor] = deque()
         self._queued: deque[torch.cuda.Event] = deque()
         self._tokens = 0
         self._handed_out = 0
@@ -137,25 +111,21 @@ class Training(Run):
 
         Who asks again, for another number of rows, goes on where it was.
         """
-        if self._budget is None:
-            self._budget = self._start()
-        budget = self._budget
         while True:
             self._await_queue()
             self._read_losses(left=UNDER_WAY)
-            now = time.clock_gettime(budget.clock)
-            if now >= budget.ends_at:
+            handed_out = self._ask(rows)
+            if handed_out is None:
                 return
-            self.progress = (now - budget.began) / (budget.ends_at - budget.began)
-            chosen = [next(self._order) for _ in range(rows)]
-            ids = torch.from_numpy(self._rows[chosen].astype(np.int64))
+            chosen, self.progress = handed_out
+            ids = torch.from_numpy(chosen.astype(np.int64))
             self._tokens += rows * (ids.shape[1] - 1)
             self._handed_out += 1
             yield ids.to(self.device, non_blocking=True)
 
     def log(self, loss: Tensor) -> None:
         """Note the step's mean training loss in nats, a scalar; it is read later."""
-        self._losses.append((loss.detach().float(), self._tokens))
+        self._losses.append(loss.detach().float())
         self._logged += 1
 
     def finish(self) -> None:
@@ -183,21 +153,12 @@ class Training(Run):
         event.record()
         self._queued.append(event)
 
-    def _orders(self) -> Iterator[int]:
-        """Yield row numbers for ever, each epoch in an order of its own."""
-        epoch = 0
-        while True:
-            key = keyed(self._seed, f"order of epoch {epoch}")
-            yield from np.random.default_rng(key).permutation(len(self._rows)).tolist()
-            epoch += 1
-
     def _read_losses(self, left: int) -> None:
         """Report the losses of all but the latest *left* steps; this waits for them."""
         while len(self._losses) > left:
-            loss, tokens = self._losses.popleft()
-            value = loss.item()
-            self._report(value, tokens)
+            value = self._losses.popleft().item()
+            self._report(value)
             if not np.isfinite(value):
                 raise NonFiniteLoss(
-                    f"the training loss is {value} after {tokens} tokens"
+                    f"the training loss is {value} after {self._tokens} tokens"
                 )

@@ -1,12 +1,10 @@
 """The server's main: a fresh copy of the model that answers the judge with logits.
 
-Runs as ``python -m core.training.serve EVENTS_FD COMMANDS_FD SETTINGS ASKS ANSWERS
-MEMORY``.  It never sees a target or a byte count: the ids of one question lie in host
+Two of them serve a trial: one is scored and the other audits it, and neither can tell
+which it is.  It never sees a target or a byte count: the ids of a question lie in host
 memory, the logits of its answer go behind them, or into memory of the judge on the GPU.
 """
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from core.channel import Reader, write
-from core.memory import views
-from core.training.entry import guarded, released, settle, trained
+from core.memory import question_views
+from core.training.entry import guarded, is_given, released, settle, trained
 from core.training.module import load_module
 from core.training.run import Run
 
@@ -26,33 +24,53 @@ class NonFiniteWeights(ArithmeticError):
     """A trained weight is not a finite number."""
 
 
-def run_server(settings: dict[str, Any], events: int, commands: Reader) -> None:
+def run_server(
+    settings: dict[str, Any], events: int, commands: Reader, inherited: list[int]
+) -> None:
     """Build the architecture, load the weights, answer until nobody asks."""
     device, seed = settle(settings), settings["seed"]
-    module = load_module(Path("train.py"))
-    if commands.receive() is None:  # the device is free for us
+    if not is_given(device, commands):
         return
+    module = load_module(Path(settings["module"]))
     model = trained(module, Run(device=device, seed=seed), seed)
+    model.eval()
+    fill = torch.compile(filled, dynamic=False) if device.type == "cuda" else filled
     if device.type == "cuda":
-        warm_up(model, settings["sequence_len"], device)
+        warm_up(fill, model, settings, device)
     write(events, {"event": "ready"})
     if commands.receive() is None:
         return
     load_weights(model, settings["weights"], device)
     model.eval()
     write(events, {"event": "serving"})
-    asks, answers, memory_fd = (int(fd) for fd in sys.argv[4:7])
-    answer(model, settings, Reader(asks), answers, memory_fd, device)
+    asks, answers, memory_fd = inherited
+    answer(fill, model, settings, Reader(asks), answers, memory_fd, device)
+
+
+def filled(logits: Tensor, model: nn.Module, ids: Tensor) -> None:
+    """Put the model's answer (B, T, V) to *ids* (B, T) into float32 *logits*.
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    answered = model(ids)
+    if answered.shape != logits.shape:
+        raise ValueError(
+            f"the model maps ids of shape {tuple(ids.shape)} to logits of shape "
+            f"{tuple(answered.shape)}: expected {tuple(logits.shape)}"
+        )
+    logits.copy_(answered)
 
 
 @torch.no_grad()
-def warm_up(model: nn.Module, sequence_len: int, device: torch.device) -> None:
-    """Answer for one row, so that kernels are loaded before anybody waits for them.
-
-    For more, the trainer that rehearses meanwhile would lack the memory.
-    """
-    model.eval()
-    model(torch.zeros((1, sequence_len), dtype=torch.int64, device=device))
+def warm_up(
+    fill: Any, model: nn.Module, settings: dict[str, Any], device: torch.device
+) -> None:
+    """Answer once, so that all is compiled before anybody waits for it."""
+    B, T, V = settings["scored_rows"], settings["sequence_len"], settings["vocab_size"]
+    ids = torch.zeros((B, T), dtype=torch.int64, device=device)
+    fill(torch.empty((B, T, V), device=device), model, ids)
+    del ids
     released(device)
 
 
@@ -66,6 +84,7 @@ def load_weights(model: nn.Module, path: str, device: torch.device) -> None:
 
 @torch.no_grad()
 def answer(
+    fill: Any,
     model: nn.Module,
     settings: dict[str, Any],
     asks: Reader,
@@ -74,25 +93,22 @@ def answer(
     device: torch.device,
 ) -> None:
     """Answer questions: ids (B, T) in host memory, logits (B, T, V) where they are read."""
-    T, V = settings["sequence_len"], settings["vocab_size"]
-    ids, in_memory = views(memory_fd, settings["scored_rows"], T)
-    logits = torch.from_numpy(in_memory) if device.type == "cpu" else None
+    B, T, V = settings["scored_rows"], settings["sequence_len"], settings["vocab_size"]
+    ids, in_memory = question_views(memory_fd, B, T)
+    shared: dict[str, Tensor] = {}
     while (question := asks.receive()) is not None:
-        B = question["rows"]
-        if logits is None:
-            shape = (settings["scored_rows"], T, V)
-            logits = shared_logits(question["logits"], shape)
-        x = torch.from_numpy(ids[:B].astype(np.int64)).to(device)  # (B, T)
-        y = model(x)  # (B, T, V)
-        if y.shape != (B, T, V):
-            raise ValueError(
-                f"the model maps ids of shape {(B, T)} to logits of shape "
-                f"{tuple(y.shape)}: expected {(B, T, V)}"
-            )
-        logits[:B].copy_(y)  # float32, whatever y is
+        if device.type == "cpu":
+            logits = torch.from_numpy(in_memory)
+        else:
+            handle = question["logits"]
+            if handle not in shared:
+                shared[handle] = shared_logits(handle, (B, T, V))
+            logits = shared[handle]
+        x = torch.from_numpy(ids.astype(np.int64)).to(device)  # (B, T)
+        fill(logits, model, x)
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # it is read as soon as we say so
-        write(answers, {"rows": B})
+        write(answers, {})
 
 
 def shared_logits(handle: str, shape: tuple[int, ...]) -> Tensor:
@@ -103,7 +119,9 @@ def shared_logits(handle: str, shape: tuple[int, ...]) -> Tensor:
     return opened(handle, shape)
 
 
-if __name__ == "__main__":
-    guarded(
-        run_server, json.loads(sys.argv[3]), int(sys.argv[1]), Reader(int(sys.argv[2]))
-    )
+def main(
+    settings: dict[str, Any], events: int, commands: Reader, inherited: list[int]
+) -> None:
+    """Be a server of a trial."""
+    with guarded(settings, events):
+        run_server(settings, events, commands, inherited)

@@ -167,6 +167,14 @@ int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
     return sscanf(gpu->capability, "%d.%d", major, minor) == 2 ? OK : UNSUPPORTED;
 }
 
+int nvmlDeviceGetMinorNumber(void *handle, unsigned *minor) {
+    struct gpu *gpu;
+    int code = find(handle, &gpu);
+    if (code) return code;
+    *minor = (unsigned)(gpu - gpus);
+    return OK;
+}
+
 int nvmlDeviceGetCpuAffinity(void *handle, unsigned size, u64 *words) {
     struct gpu *gpu;
     int code = find(handle, &gpu);

@@ -1,0 +1,269 @@
+"""Ask what an honest model answers alike: does it see the future, the company, the past?
+
+A *probe* is a scored row with its tokens from some position on altered, asked of the
+server that was not scored on it, in other company and in another place.  Whatever the
+model is, positions before the alteration must answer as they did:
+
+* a model that looks ahead answers them otherwise, since the future is another;
+* a model that looks at other rows, since the company is another;
+* a model that learned or remembered while it was asked, since that server was not asked
+  the same.
+
+Half of the argument is that nothing tells probes from scoring: both servers get both, in
+random order, with rows and alterations drawn after training.
+
+What differs by more than rounding is asked again before it counts: a kernel whose
+rounding depends on the company may flip a choice between two experts, and a leak is there
+each time.  https://github.com/openai/parameter-golf/issues/1017 states the rules.
+"""
+
+import math
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+PROBES_A_ROW = 1 / 4  # the cost of the audit, in evaluations
+SHARE_OF_TOKENS = 3 / 4  # of the probes: one token altered; the others: half each
+# What rounding may do to one answer, in nats: float32's, and bfloat16's (0.055 was the
+# largest of 65,536 differences between a compiled model and an eager one).
+ROUNDING_NATS = {"cpu": 1e-3, "cuda": 0.1}
+LOUD_SHARE = 0.05  # of positions whose answer depends on company; routing has less
+GAIN_SDS = 6.0  # standard errors of a mean gain that is no chance: 1 in 10^8
+LEAST_PROBES = 30  # for a mean to have a standard error
+COPIES = 4  # of a suspect, in each server
+
+
+@attrs.frozen(kw_only=True)
+class Probe:
+    """A row as it is asked.
+
+    Attributes:
+        row: Which.
+        changed: First position that is altered; T if none is.
+        donor: Another row, that gives the tokens.
+        suffix: All tokens from there on are the donor's, and not one alone.
+    """
+
+    row: int
+    changed: int
+    donor: int = 0
+    suffix: bool = False
+
+    def ids(self, rows: np.ndarray) -> np.ndarray:
+        """Return the ids to ask, (T,), made from *rows*, (N, T + 1)."""
+        ids = rows[self.row, :-1].copy()
+        at, donated = self.changed, rows[self.donor, :-1]
+        if self.suffix:
+            ids[at:] = donated[at:]
+        elif at < len(ids):
+            # Of the donor the next that is another token; else nothing is altered.
+            others = np.flatnonzero(np.roll(donated, -at) != ids[at])
+            ids[at] = np.roll(donated, -at)[others[0]] if len(others) else ids[at]
+        return ids
+
+
+@attrs.frozen(kw_only=True)
+class Audit:
+    """What the probes showed.
+
+    Attributes:
+        probes: How many rows were asked.
+        positions: Answers that had to agree.
+        worst_nats: Largest difference.
+        gain_nats: Mean of what the claims gained, just before the alterations, on what
+            the same positions answered without their future.
+        seed: Of the draw.
+        breach: What is wrong; empty if nothing is.
+    """
+
+    probes: int
+    positions: int
+    worst_nats: float
+    gain_nats: float
+    seed: int
+    breach: str = ""
+
+
+def draw(
+    home: np.ndarray, sequence_len: int, *, batch: int, chances: np.random.Generator
+) -> list[list[Probe]]:
+    """Return the probes that each server is asked.
+
+    Args:
+        home: For each row, which of the two servers is scored on it.
+        sequence_len: T.
+        batch: Rows of a question; probes fill up the last one, since it costs the same.
+        chances: To draw from.
+    """
+    counts = []
+    for place in range(2):
+        others = int((home != place).sum())
+        scored = len(home) - others
+        count = int(others * PROBES_A_ROW)
+        counts.append((count + -(scored + count) % batch) if others else 0)
+    total = sum(counts)
+    alterable = sequence_len - 1  # the first token has no answer before it
+    tokens = min(alterable, round(total * SHARE_OF_TOKENS))
+    suffixes = (total - tokens + 1) // 2 if alterable else 0
+    at = np.concatenate([
+        chances.permutation(alterable)[:tokens] + 1,
+        chances.integers(1, alterable + 1, size=suffixes) if alterable else [],
+        np.full(total - tokens - suffixes, sequence_len),
+    ]).astype(int)
+    kinds = chances.permutation(total)
+    drawn: list[list[Probe]] = []
+    for place, count in enumerate(counts):
+        others = np.flatnonzero(home != place)
+        rows = np.resize(chances.permutation(others), count)
+        drawn.append([
+            Probe(
+                row=int(row),
+                changed=int(at[kind]),
+                donor=int(chances.integers(len(home))),
+                suffix=tokens <= kind < tokens + suffixes,
+            )
+            for row, kind in zip(rows, kinds[:count], strict=True)
+        ])
+        kinds = kinds[count:]
+    return drawn
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Comparison:
+    """What probes answered, beside what was claimed.
+
+    Attributes:
+        probes: They.
+        gains: What each claim is lower than the probe's answer, (R, T), in nats.
+        before: The positions that must agree, (R, T).
+        loud: The ones of them that do not, beyond rounding.
+        rounding_nats: How much that is.
+    """
+
+    probes: Sequence[Probe]
+    gains: Tensor
+    before: Tensor
+    loud: Tensor
+    rounding_nats: float
+
+    @classmethod
+    def of(
+        cls, probes: Sequence[Probe], claims: Tensor, answers: Tensor
+    ) -> "Comparison":
+        """Compare *answers*, (R, T), with the *claims*, (N, T), of the probes' rows."""
+        device = claims.device
+        rows = torch.tensor([probe.row for probe in probes], device=device)
+        changed = torch.tensor([probe.changed for probe in probes], device=device)
+        position = torch.arange(claims.size(1), device=device)
+        before = position < changed[:, None]
+        gains = torch.where(before, answers - claims[rows], 0.0)
+        rounding_nats = ROUNDING_NATS[device.type]
+        # What is not finite is not rounding either.
+        loud = ~(gains.abs() <= rounding_nats)
+        return cls(
+            probes=probes,
+            gains=gains,
+            before=before,
+            loud=loud,
+            rounding_nats=rounding_nats,
+        )
+
+    def suspects(self, most: int) -> list[tuple[int, int]]:
+        """Return the loudest position of the loudest probes: indices (probe, position)."""
+        largest, position = self.gains.abs().nan_to_num(math.inf).max(dim=1)
+        loudest = largest.argsort(descending=True)[:most].tolist()
+        return [
+            (probe, int(position[probe]))
+            for probe in loudest
+            if largest[probe] > self.rounding_nats
+        ]
+
+    def company(self) -> str:
+        """Return what is wrong with unaltered rows; empty if nothing is."""
+        T = self.gains.size(1)
+        same = [i for i, probe in enumerate(self.probes) if probe.changed == T]
+        if not same:
+            return ""
+        share = self.loud[same].double().mean().item()
+        if share <= LOUD_SHARE:
+            return ""
+        worst = self.gains[same].abs().nan_to_num(math.inf).max().item()
+        return (
+            f"{share:.0%} of the positions of unaltered rows answer otherwise beside "
+            f"other rows, by up to {worst:.3g} nats: a row's answer depends on its "
+            "company, or on what was asked before."
+        )
+
+    def mean_gain(self) -> str:
+        """Return what is wrong with the altered rows as a whole; empty if nothing is."""
+        gains = self.just_before()
+        if len(gains) < LEAST_PROBES:
+            return ""
+        mean, sd = gains.mean().item(), gains.std().item()
+        error = sd / math.sqrt(len(gains))
+        if mean <= GAIN_SDS * error or mean <= self.rounding_nats / 1000:
+            return ""
+        return (
+            f"without their future, {len(gains)} positions answer {mean:.3g} nats worse "
+            f"than was claimed (standard error {error:.2g}): the model looks ahead."
+        )
+
+    def just_before(self) -> Tensor:
+        """Return the gains of the positions just before the alterations."""
+        T = self.gains.size(1)
+        pairs = [
+            (index, probe.changed - 1)
+            for index, probe in enumerate(self.probes)
+            if probe.changed < T
+        ]
+        indices = torch.tensor(pairs, device=self.gains.device).reshape(-1, 2)
+        return self.gains[indices[:, 0], indices[:, 1]].double()
+
+    def audited(self, seed: int, breach: str) -> Audit:
+        """Return the summary."""
+        before = self.just_before()
+        return Audit(
+            probes=len(self.probes),
+            positions=int(self.before.sum()),
+            worst_nats=self.gains.abs().max().item() if len(self.probes) else 0.0,
+            gain_nats=before.mean().item() if len(before) else 0.0,
+            seed=seed,
+            breach=breach,
+        )
+
+
+def confirmed(
+    probe: Probe, position: int, claim: float, unaltered: Tensor, altered: Tensor
+) -> str:
+    """Return what is wrong with a suspect that was asked again; empty if nothing is.
+
+    Args:
+        probe: The suspect.
+        position: Where its answer differed.
+        claim: What was scored there.
+        unaltered: Answers of copies of the row there, in nats.
+        altered: Answers of copies of the probe.
+    """
+    rounding_nats = ROUNDING_NATS[unaltered.device.type]
+    if bool((unaltered - claim).abs().min() > rounding_nats):
+        return (
+            f"position {position} of a row was scored with {claim:.3f} nats and answers "
+            f"{unaltered.mean().item():.3f} when it is asked again: the model remembers "
+            "or learns while it is asked."
+        )
+    apart = (unaltered[:, None] - altered).abs().min()
+    if not bool(apart > rounding_nats):
+        return ""
+    what = (
+        f"the tokens from position {probe.changed} on"
+        if probe.suffix
+        else f"the token at position {probe.changed}"
+    )
+    return (
+        f"with {what} replaced, position {position} answers "
+        f"{altered.mean().item():.3f} nats in place of {unaltered.mean().item():.3f}: "
+        "the model looks ahead."
+    )
