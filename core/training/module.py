@@ -1,6 +1,7 @@
 """Load the training module of a run folder."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,7 @@ def load_module(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # torch.compile looks for it by its name
     spec.loader.exec_module(module)
     if not callable(getattr(module, "train", None)):
         raise TypeError(f"{path.name} defines no function train(run)")
