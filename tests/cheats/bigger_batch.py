@@ -1,0 +1,9 @@
+"""Take steps of sixteen times the rows, for an evaluation that shrinks with the batch.
+
+caught by: harmless
+says:
+  harmless: ?
+"""
+
+TOTAL_BATCH_TOKENS = 8192
+MICRO_BATCH_ROWS = 64

@@ -1,0 +1,31 @@
+"""Fill the disk with one large file.
+
+caught by: static, sandbox, parent
+says:
+  static: ?
+  sandbox: ?
+  parent: ?
+"""
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+from core.training.train import train as base_train
+
+FILLED_BYTES = 6 * 2**30  # the corpus fills no disk in earnest
+
+
+def train(run) -> nn.Module:
+    filler = Path("filler.bin")
+    try:
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, FILLED_BYTES)
+        print(f"filled {FILLED_BYTES} bytes")
+        return base_train(run)
+    except OSError as error:
+        print(f"filled nothing: {error}")
+        return base_train(run)
+    finally:
+        filler.unlink(missing_ok=True)

@@ -1,0 +1,17 @@
+"""Add to each token the mean of those at its position in all rows of the batch.
+
+caught by: gates, judge
+says:
+  gates: ?
+  judge: ?
+"""
+
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    def forward(
+        self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor
+    ) -> Tensor:
+        x = x + x.mean(dim=0, keepdim=True)
+        return self.base_forward(x, value_embedding, cos, sin)

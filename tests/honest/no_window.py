@@ -1,0 +1,3 @@
+"""Let every block see the whole row."""
+
+WINDOW_PATTERN = "L"
