@@ -18,7 +18,7 @@ from core.gates import Work, configuration
 from core.launch import Result, Status, Trial
 from core.launch.compile_cache import CompileCache
 from core.launch.gauge import Gauge
-from core.launch.local import SCRATCH, LocalTrial
+from core.launch.local import LocalTrial
 from core.launch.watch import Progress
 from core.mutate import Mutant
 from core.plan import Need
@@ -52,7 +52,6 @@ class Lab:
         known: Trials of this context.
         verdicts: Earlier decisions in this context.
         zygote: Forks the processes of trials.
-        compile_cache: What torch.compile has kept of the base.
         gauges: What each GPU shows, by its id.
         behind: Why ``runs.duckdb`` lacks rows that the journal has; empty if it does not.
     """
@@ -67,7 +66,6 @@ class Lab:
     known: Known
     verdicts: list[Verdict]
     zygote: Zygote
-    compile_cache: CompileCache
     gauges: dict[str, Gauge] = attrs.field(factory=dict)
     behind: str = ""
     _clock_ended: dict[str, float] = attrs.field(factory=dict)
@@ -76,6 +74,13 @@ class Lab:
     def journal(self) -> Journal:
         """The run folders."""
         return Journal(self.project / "runs")
+
+    def compile_cache(self, device: Device) -> CompileCache:
+        """Return what torch.compile has kept of the base on a device."""
+        context = self.context
+        parts = (context.base, context.numerics, context.torch, sys.version, device.id)
+        name = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+        return CompileCache(self.cache / "compile" / name)
 
     def insert(self, patience_seconds: float = 0.0) -> None:
         """Bring ``runs.duckdb`` up to date; what cannot be inserted waits in the journal.
@@ -132,7 +137,7 @@ class Lab:
                 trial,
                 folder,
                 zygote=self.zygote,
-                compile_cache=self.compile_cache,
+                compile_cache=self.compile_cache(device),
                 stop_fd=stop_fd,
                 show=show,
                 gauge=self.gauges.get(device.id),
@@ -173,9 +178,10 @@ class Lab:
         wall_seconds = (datetime.now(UTC) - started).total_seconds()
         score, audit = result.score, result.audit
         source = (self.base if work is None else work.mutant).source
+        compiled = self.compile_cache(device)
         if work is None and result.status is Status.FINISHED:
-            folder = self.journal.partial / run
-            self.compile_cache.adopt(folder / name for name in SCRATCH)
+            compiled.adopt()
+        compiled.clear()
         claim = (
             None if work is None else claim_under(work.case.expect, self.profile).text
         )
@@ -388,18 +394,11 @@ def open_lab(
         ),
         verdicts=[],
         zygote=zygote,
-        compile_cache=CompileCache(cache / "compile" / compiled_with(context)),
     )
     history = _history(lab)
     lab.known.outcomes.extend(history.outcomes)
     lab.verdicts.extend(history.verdicts)
     return lab
-
-
-def compiled_with(context: Context) -> str:
-    """Return the name of what runs of the base compile for each other."""
-    parts = (context.base, context.numerics, context.device, context.torch)
-    return hashlib.sha256(" ".join((*parts, sys.version)).encode()).hexdigest()[:16]
 
 
 def _check_size(data: Prepared, profile: Profile) -> None:

@@ -1,61 +1,83 @@
 """What torch.compile keeps: only runs of the unedited base fill it.
 
 A cached kernel is code that the next process executes, so no trial may write where
-another reads.  Each process of a trial gets a copy of its own; a finished run of the base
-makes the first, and nobody adds to it.
+another reads.  Each process of a trial works on a copy of its own, which is removed after
+it; a finished run of the base makes what is copied, and nobody adds to that.
+
+    kept/<process>/    what the base compiled on this device
+    own/<process>/     the copy of the trial that has the device
+
+Both are kept by device and by process, because what torch.compile keeps holds the path
+that it was made at: a copy at another path is not found, or written to in vain.
 """
 
 import contextlib
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 
-PARTS = ("inductor", "triton")
-
 
 @attrs.frozen
 class CompileCache:
-    """The compiled graphs of one base, on one model of GPU, with one torch.
+    """The compiled graphs of one base on one device, with one torch.
 
     Attributes:
-        folder: Where they are, once there are any.
+        folder: Where they are, and nothing else.
     """
 
     folder: Path
 
-    def copy_to(self, own: Path) -> None:
-        """Give a process that has not started yet a copy, in the folder *own*."""
-        for part in PARTS:
-            (own / part).mkdir(parents=True)
-        for source in _files(self.folder):
-            target = own / source.relative_to(self.folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(source, target)
+    def own(self, process: str) -> Path:
+        """Return the folder where *process* keeps what it compiles; it is there."""
+        folder = self.folder / "own" / process
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
-    def adopt(self, owns: Iterable[Path]) -> None:
-        """Keep what a finished run of the base has compiled, if nothing is kept yet.
+    def fill(self) -> None:
+        """Give each process of the trial that has the device its copy.
 
-        Args:
-            owns: The folders of its processes, all of which have ended.
+        None of them has run anything that was edited so far.
         """
-        if self.folder.exists():
+        self.clear()
+        for own in self._owns():
+            kept = self.folder / "kept" / own.name
+            for source in _files(kept):
+                target = own / source.relative_to(kept)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _copy(source, target)
+
+    def adopt(self) -> None:
+        """Keep what a finished run of the base has compiled, if nothing is kept yet."""
+        kept = self.folder / "kept"
+        if kept.exists():
             return
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder.parent) as unnamed:
-            made = Path(unnamed) / "made"
-            for own in owns:
-                for source in _files(own):
-                    target = made / source.relative_to(own)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    if not target.exists():
-                        shutil.move(source, target)
-            if made.exists():
-                with contextlib.suppress(OSError):  # another session was first
-                    made.rename(self.folder)
+        making = self.folder / "making"
+        shutil.rmtree(making, ignore_errors=True)
+        for own in self._owns():
+            for source in _files(own):
+                target = making / own.name / source.relative_to(own)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.rename(target)
+        if making.exists():
+            making.rename(kept)
+
+    def clear(self) -> None:
+        """Remove the copies.  Their folders stay: sandboxes know them by their inodes."""
+        for own in self._owns():
+            for entry in list(os.scandir(own)):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    os.unlink(entry)
+
+    def _owns(self) -> list[Path]:
+        with contextlib.suppress(FileNotFoundError):
+            return sorted((self.folder / "own").iterdir())
+        return []
 
 
 def environment(own: Path) -> dict[str, str]:
@@ -71,7 +93,7 @@ def _files(folder: Path) -> Iterator[Path]:
     for parent, _, names in os.walk(folder):
         for name in names:
             path = Path(parent, name)
-            if path.is_file() and not path.is_symlink():
+            if stat.S_ISREG(path.lstat().st_mode):
                 yield path
 
 

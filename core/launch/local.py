@@ -41,8 +41,6 @@ JUDGE_LOG = "judge.txt"
 MODULE = "module/train.py"
 WEIGHTS = "weights.safetensors"
 EXIT_SECONDS = 5.0  # for a trainer that has left its weights; its helpers end with it
-# Where each process that runs edited code has kept what it compiled.
-SCRATCH = tuple(f"{name.replace(' ', '')}/compiled" for name in ("trainer", *SERVERS))
 # What the zygote imports; each has a function main.
 MAINS = {
     "trainer": "core.training.entry",
@@ -59,7 +57,7 @@ class LocalTrial:
         trial: What is run.
         folder: The run folder, which exists and is empty of an earlier trial.
         zygote: Forks the processes.
-        compile_cache: What torch.compile has kept of the base.
+        compile_cache: What torch.compile has kept of the base on this device.
         watch: What the processes say.
         gauge: What the GPU shows; None on a CPU.
     """
@@ -139,6 +137,7 @@ class LocalTrial:
         try:
             if self.gauge is not None:
                 self.gauge.begin()
+            self.compile_cache.fill()
             kept_mib = self.start_up()
             clock, train_seconds, said = self.train()
             overtime_seconds = self.save()
@@ -364,13 +363,15 @@ class LocalTrial:
         device, own = self.trial.device, self.folder / name.replace(" ", "")
         own.mkdir()
         is_ours = role == "judge"
-        if not is_ours:
-            self.compile_cache.copy_to(own / "compiled")
+        compiled = own if is_ours else self.compile_cache.own(own.name)
         environment = {
             **python_environment(self.trial.project),
             **{"HOME": str(own), "TMPDIR": str(own), "XDG_CACHE_HOME": str(own)},
-            **compile_caches.environment(own / "compiled"),
-            "TORCHINDUCTOR_COMPILE_THREADS": str(device.threads),
+            **compile_caches.environment(compiled),
+            # The trainer has most to compile, and the servers have time.
+            "TORCHINDUCTOR_COMPILE_THREADS": str(
+                device.threads if role == "trainer" else 1
+            ),
             "CUDA_VISIBLE_DEVICES": device.id if device.kind == "cuda" else "",
         }
         self.watch.children[name] = Child.start(
@@ -381,17 +382,19 @@ class LocalTrial:
             folder=own,
             environment=environment,
             cpus=device.cpus,
-            policy=None if is_ours or not self.trial.is_confined else self.policy(own),
+            policy=None
+            if is_ours or not self.trial.is_confined
+            else self.policy(own, compiled),
             log=self.folder / (JUDGE_LOG if is_ours else LOG),
             inherited=inherited,
         )
 
-    def policy(self, own: Path) -> Policy:
+    def policy(self, *own: Path) -> Policy:
         """Return what a process that runs edited code may reach."""
         device, profile = self.trial.device, self.trial.profile
         return Policy(
             read=(str(self.folder / "module"),),
-            write=(str(own),),
+            write=tuple(map(str, own)),
             lists=(str(self.trial.project),),
             gpus=(device.minor,) if device.minor is not None else (),
             secret=str(self.trial.validation),
