@@ -2,12 +2,15 @@
 
 import ctypes
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pynvml
 import pytest
 
 from core.device import gpus
+from core.launch.local import MAINS
+from core.process.child import Zygote
 from tests.nvml import FakeDriver, compiled
 
 pytest_plugins = ("pytester",)
@@ -28,6 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the cache that the sessions under test share: data are prepared once."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Return the process that all trials are forked from, as in a session."""
+    with Zygote(ROOT, tuple(MAINS.values())) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
