@@ -22,7 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.channel import Reader, write
-from core.judge.audit import COPIES, Audit, Comparison, Probe, confirmed, draw
+from core.judge.audit import (
+    COPIES,
+    PROBES_A_ROW,
+    Audit,
+    Comparison,
+    Probe,
+    confirmed,
+    draw,
+)
 from core.memory import question_views
 from core.training.data import open_rows
 from core.training.entry import guarded
@@ -215,6 +223,7 @@ def score(
     servers: Sequence[Server],
     device: torch.device,
     said: Callable[[], None] = lambda: None,
+    probes_a_row: float = PROBES_A_ROW,
 ) -> Scored:
     """Return the score of what two servers answer.
 
@@ -225,6 +234,7 @@ def score(
         servers: Two of them.
         device: Where the softmax is taken.
         said: Called after each answer.
+        probes_a_row: For a benchmark; 0 for none at all.
 
     Raises:
         Gone: A server has ended.
@@ -234,7 +244,7 @@ def score(
     bench = Bench(rows, servers, device, chances, said)
     B, T = servers[0].ids.shape
     home = chances.permutation(len(rows)) % len(servers)  # who is scored on a row
-    probes = draw(home, T, batch=B, chances=chances)
+    probes = draw(home, T, batch=B, chances=chances, probes_a_row=probes_a_row)
     asked = [
         bench.shuffled([
             *(Probe(row=int(row), changed=T) for row in np.flatnonzero(home == place)),

@@ -88,7 +88,12 @@ class Audit:
 
 
 def draw(
-    home: np.ndarray, sequence_len: int, *, batch: int, chances: np.random.Generator
+    home: np.ndarray,
+    sequence_len: int,
+    *,
+    batch: int,
+    chances: np.random.Generator,
+    probes_a_row: float = PROBES_A_ROW,
 ) -> list[list[Probe]]:
     """Return the probes that each server is asked.
 
@@ -97,13 +102,15 @@ def draw(
         sequence_len: T.
         batch: Rows of a question; probes fill up the last one, since it costs the same.
         chances: To draw from.
+        probes_a_row: For a benchmark; 0 for none at all.
     """
     counts = []
     for place in range(2):
         others = int((home != place).sum())
         scored = len(home) - others
-        count = int(others * PROBES_A_ROW)
-        counts.append((count + -(scored + count) % batch) if others else 0)
+        count = int(others * probes_a_row)
+        fill = -(scored + count) % batch if probes_a_row else 0
+        counts.append(count + fill if others else 0)
     total = sum(counts)
     alterable = sequence_len - 1  # the first token has no answer before it
     tokens = min(alterable, round(total * SHARE_OF_TOKENS))
