@@ -162,8 +162,9 @@ class Comparison:
     ) -> "Comparison":
         """Compare *answers*, (R, T), with the *claims*, (N, T), of the probes' rows."""
         device = claims.device
-        rows = torch.tensor([probe.row for probe in probes], device=device)
-        changed = torch.tensor([probe.changed for probe in probes], device=device)
+        pairs = [(probe.row, probe.changed) for probe in probes]
+        asked = torch.tensor(pairs, dtype=torch.int64, device=device).reshape(-1, 2)
+        rows, changed = asked.unbind(1)
         position = torch.arange(claims.size(1), device=device)
         before = position < changed[:, None]
         gains = torch.where(before, answers - claims[rows], 0.0)
@@ -226,8 +227,8 @@ class Comparison:
             for index, probe in enumerate(self.probes)
             if probe.changed < T
         ]
-        indices = torch.tensor(pairs, device=self.gains.device).reshape(-1, 2)
-        return self.gains[indices[:, 0], indices[:, 1]].double()
+        indices = torch.tensor(pairs, dtype=torch.int64, device=self.gains.device)
+        return self.gains[tuple(indices.reshape(-1, 2).unbind(1))].double()
 
     def audited(self, seed: int, breach: str) -> Audit:
         """Return the summary."""
