@@ -17,6 +17,7 @@ import resource
 import select
 import signal
 import sys
+import tempfile
 from typing import Any, NoReturn
 
 import psutil
@@ -96,6 +97,7 @@ def _become(
                 os.close(fd)
     os.environ.clear()
     os.environ.update(request["environment"])
+    tempfile.tempdir = None  # the zygote may have looked for it already
     os.chdir(request["folder"])
     policy = request["policy"]
     if policy is not None:
