@@ -20,6 +20,11 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
+
+# Imported with torch._dynamo, for which the first optimizer of each child would else
+# wait seconds: so it is there before they are forked.
+from torch._inductor import config as inductor
 
 from core.channel import Reader, write
 from core.memory import hand_out_rows, hand_out_view
@@ -36,7 +41,7 @@ from core.training.oom import (
 from core.training.run import NonFiniteLoss, Rehearsal, Run, Training
 
 # What torch.compile imports at its first call, which takes seconds.
-COMPILER = ("torch._dynamo", "torch._inductor.compile_fx")
+COMPILER = "torch._inductor.compile_fx"
 
 
 def reset_random_state(seed: int) -> None:
@@ -76,11 +81,11 @@ def crash_of(error: BaseException) -> str:
 def settle(settings: dict[str, Any]) -> torch.device:
     """Set what holds for the process, and return the device; nothing is on it yet."""
     torch.set_num_threads(settings["threads"])
+    inductor.compile_threads = settings["threads"]
     torch.set_float32_matmul_precision("high")
     device = torch.device(settings["device"])
     if device.type == "cuda":
-        for name in COMPILER:
-            importlib.import_module(name)
+        importlib.import_module(COMPILER)
     return device
 
 
@@ -212,9 +217,7 @@ def released(device: torch.device) -> float:
 
 def compilations() -> int:
     """Return how many graphs torch.compile has compiled in this process."""
-    if "torch._dynamo" not in sys.modules:
-        return 0
-    return sys.modules["torch._dynamo"].utils.counters["stats"]["unique_graphs"]
+    return counters["stats"]["unique_graphs"]
 
 
 def peak_mib(device: torch.device) -> float | None:
