@@ -81,7 +81,8 @@ def crash_of(error: BaseException) -> str:
 def settle(settings: dict[str, Any]) -> torch.device:
     """Set what holds for the process, and return the device; nothing is on it yet."""
     torch.set_num_threads(settings["threads"])
-    inductor.compile_threads = settings["threads"]
+    # It was imported with another environment.
+    inductor.compile_threads = inductor.decide_compile_threads()
     torch.set_float32_matmul_precision("high")
     device = torch.device(settings["device"])
     if device.type == "cuda":
