@@ -22,6 +22,7 @@ class Profile:
         looks: Seeds that a plan may use at most, and so the looks of its design.
         corpus: The corpus when ``--data`` names none; None if there is no default.
         overrides: Codemods that size the training module; they belong to the base.
+        small: Codemods that size it for the gates, which run on CPU cores.
         scored_tokens: Validation tokens that the judge scores, or all if there are fewer.
         least_scored_tokens: A corpus with fewer validation tokens is refused.
         scored_rows: Rows that the server answers at a time.
@@ -47,6 +48,7 @@ class Profile:
     looks: int
     corpus: str | None
     overrides: tuple[CodemodCall, ...] = ()
+    small: tuple[CodemodCall, ...]
     scored_tokens: int
     least_scored_tokens: int
     scored_rows: int
@@ -75,8 +77,27 @@ def _sized(**constants: int) -> tuple[CodemodCall, ...]:
     )
 
 
+TINY = _sized(
+    DEPTH=2,
+    HEAD_DIM=32,
+    ASPECT_RATIO=32,
+    VOCAB_SIZE=512,
+    SEQUENCE_LEN=128,
+    TOTAL_BATCH_TOKENS=512,
+    MICRO_BATCH_ROWS=4,
+)
+# Rows of full length: a window may be a number of tokens.
+NARROW = _sized(
+    DEPTH=2,
+    HEAD_DIM=32,
+    ASPECT_RATIO=32,
+    VOCAB_SIZE=512,
+    TOTAL_BATCH_TOKENS=8192,
+    MICRO_BATCH_ROWS=2,
+)
 GPU = Profile(
     name="gpu",
+    small=NARROW,
     clock="wall",
     budget_seconds=300.0,
     looks=6,
@@ -104,15 +125,8 @@ CPU = Profile(
     budget_seconds=5.0,
     looks=2,
     corpus="stdlib",
-    overrides=_sized(
-        DEPTH=2,
-        HEAD_DIM=32,
-        ASPECT_RATIO=32,
-        VOCAB_SIZE=512,
-        SEQUENCE_LEN=128,
-        TOTAL_BATCH_TOKENS=512,
-        MICRO_BATCH_ROWS=4,
-    ),
+    overrides=TINY,
+    small=TINY,
     scored_tokens=65_536,
     least_scored_tokens=8_192,
     scored_rows=64,

@@ -105,6 +105,8 @@ def examine_all(
         else:
             found[subject] = kept
     total, running = len(waiting), []
+    if total:
+        done(0, total)
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="deltaspec-") as folder:
         try:

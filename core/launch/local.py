@@ -99,7 +99,7 @@ class LocalTrial:
         watch = Watch(
             profile=trial.profile,
             stop_fd=stop_fd,
-            folder=folder,
+            folders=[folder],
             show=show,
             look=gauge.look if gauge else lambda: None,
         )
@@ -364,13 +364,15 @@ class LocalTrial:
         own.mkdir()
         is_ours = role == "judge"
         compiled = own if is_ours else self.compile_cache.own(own.name)
+        if not is_ours:
+            self.watch.folders.append(compiled)
         environment = {
             **python_environment(self.trial.project),
             **{"HOME": str(own), "TMPDIR": str(own), "XDG_CACHE_HOME": str(own)},
             **compile_caches.environment(compiled),
             # The trainer has most to compile, and the servers have time.
             "TORCHINDUCTOR_COMPILE_THREADS": str(
-                device.threads if role == "trainer" else 1
+                device.threads if role == "trainer" else min(4, device.threads)
             ),
             "CUDA_VISIBLE_DEVICES": device.id if device.kind == "cuda" else "",
         }

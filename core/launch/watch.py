@@ -141,7 +141,7 @@ class Watch:
     Attributes:
         profile: Budget and limits.
         stop_fd: Becomes readable when the session ends.
-        folder: The run folder.
+        folders: Where its processes write.
         show: Called at each step and phase.
         look: Called while the trial trains, to look at its GPU.
         children: The processes, by name; servers have one name and a number.
@@ -156,7 +156,7 @@ class Watch:
 
     profile: Profile
     stop_fd: int
-    folder: Path
+    folders: list[Path]
     show: Callable[[Progress], None]
     look: Callable[[], None] = lambda: None
     children: dict[str, Child] = attrs.field(factory=dict)
@@ -298,14 +298,14 @@ class Watch:
             return
         self._next_look = now + LOOK_SECONDS
         written_mib = 0.0
-        for parent, _, names in os.walk(self.folder):
+        for parent, _, names in itertools.chain(*map(os.walk, self.folders)):
             for name in names:
                 with contextlib.suppress(OSError):  # it is gone already
                     written_mib += os.lstat(os.path.join(parent, name)).st_size / 2**20
         if written_mib > self.profile.file_mib:
             raise Failed(
                 Status.CRASHED,
-                f"the trial wrote {written_mib:,.0f} MiB to its folder: at most "
+                f"the trial wrote {written_mib:,.0f} MiB to its folders: at most "
                 f"{self.profile.file_mib:,.0f}.",
                 Crash.EXCEPTION,
             )

@@ -53,6 +53,7 @@ class Experiment(pytest.Item):
         case: What the spec says.
         work: The case with its mutant, once the codemods were applied.
         problem: Why it cannot run, if it cannot.
+        refused: The case with its mutant, if a gate is the problem: that is a verdict.
         skip_reason: Why it is not run, if it is not.
         note: What a dry run adds to its line.
     """
@@ -62,6 +63,7 @@ class Experiment(pytest.Item):
         self.case = case
         self.work: Work | None = None
         self.problem: DeltaspecError | None = None
+        self.refused: Work | None = None
         self.skip_reason = ""
         self.note = ""
         self.extra_keyword_matches.update(case.tags)

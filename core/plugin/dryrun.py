@@ -6,8 +6,8 @@ from typing import Any
 
 import attrs
 
-from core.errors import CodemodRefused, DeltaspecError
-from core.gates import configuration, passed
+from core.errors import CodemodRefused, DeltaspecError, GateRefused
+from core.gates import Work, configuration, passed
 from core.mutate import Job, Mutant, find_codemod, mutate, mutate_all
 from core.plugin.collect import Experiment
 from core.plugin.options import Request
@@ -64,6 +64,11 @@ def apply_codemods(experiments: Sequence[Experiment], request: Request) -> Mutan
             continue
         try:
             item.work = passed(item.case, mutant, sizes)
+        except GateRefused as refused:
+            item.problem = refused
+            resolved = configuration(mutant.source)
+            item.refused = Work(case=item.case, mutant=mutant, configuration=resolved)
+            continue
         except DeltaspecError as error:
             item.problem = error
             continue

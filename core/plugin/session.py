@@ -111,7 +111,7 @@ class Session:
         assert self.base is not None
         runnable = []
         for item in self.experiments:
-            if item.problem is not None:
+            if item.problem is not None and item.refused is None:
                 yield _phases(item, "setup", "failed", str(item.problem))
             elif item.skip_reason:
                 yield _phases(item, "setup", "skipped", _skip(item))

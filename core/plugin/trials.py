@@ -11,6 +11,8 @@ import attrs
 from core.device import Device, DeviceFailed
 from core.errors import SessionError
 from core.evidence import Known, Verdict, claim_under
+from core.gates import Work
+from core.launch import examine
 from core.launch.gauge import Gauge
 from core.launch.local import MAINS
 from core.launch.log import escaped
@@ -26,6 +28,7 @@ from core.plan import (
     underpowered,
 )
 from core.plugin.collect import Experiment
+from core.plugin.gating import examined
 from core.plugin.live import Live
 from core.plugin.lock import locked
 from core.plugin.options import Request
@@ -81,19 +84,22 @@ class Trials:
         self.terminal = terminal
         self.rows: list[Row] = []
         self.interrupted = False
+        self.invalid: list[tuple[Experiment, Verdict]] = []
+        self.notes: list[str] = []
         self.scheduler: Scheduler | None = None
         self.locks = locked(request.project, request.devices)
         self.live = Live(terminal)
         try:
             self.sandbox = self._check_sandbox()
             self.zygote = self.locks.enter_context(
-                Zygote(request.library, tuple(MAINS.values()))
+                Zygote(request.library, (*MAINS.values(), examine.MAIN))
             )
             gauges = self._open_gauges()
             self.lab = self._open_lab(base)
             self.lab.gauges.update(gauges)
             self.swept = self.lab.journal.sweep()
-            self.stored, self.refused, planned = self._plan(items)
+            runnable = self._gate(items)
+            self.stored, self.refused, planned = self._plan(runnable)
             self._write_header(planned)
         except BaseException:  # Ctrl-C too: the next session must find the locks free
             self.live.close()
@@ -110,6 +116,8 @@ class Trials:
     def __iter__(self) -> Iterator[Ended]:
         """Yield each experiment when it is decided; stored verdicts come first."""
         assert self.scheduler is not None
+        for item, verdict in self.invalid:
+            yield self._told(item, verdict, stored=False)
         for item, verdict in self.stored:
             yield self._told(item, verdict, stored=True)
         for item in self.refused:
@@ -189,6 +197,56 @@ class Trials:
         self.live.prepared()
         return lab
 
+    def _gate(self, items: list[Experiment]) -> list[Experiment]:
+        """Return what passes the gates; decide at once what does not.
+
+        Raises:
+            SessionError: An examination could not be made.
+        """
+        works = [item.work for item in items if item.work is not None]
+        found = examined(works, self.request, self.zygote, self.live.preparing)
+        self.live.prepared()
+        passed = []
+        for item in items:
+            work = item.work or item.refused
+            assert work is not None
+            if item.problem is not None:
+                reason = item.problem.message
+            else:
+                finding = found[work.mutant.digest]
+                reason = finding.breach
+                if finding.note:
+                    self.notes.append(f"{item.case.id} was {finding.note}")
+            if not reason:
+                passed.append(item)
+                continue
+            self.invalid.append((item, self._invalid(work, reason)))
+        return passed
+
+    def _invalid(self, work: Work, reason: str) -> Verdict:
+        """Return the verdict on what a gate refuses; it is recorded once."""
+        claim = claim_under(work.case.expect, self.request.profile)
+        noise = self.lab.known.noise()
+        verdict = Verdict(
+            mutant=work.mutant.digest,
+            claim=claim.text,
+            attempt=0,
+            word="invalid",
+            reason=reason,
+            predicted_bpb=claim.delta_bpb,
+            noise_sd=noise.sd,
+            noise_df=noise.df,
+            looks=0,
+            candidates=0,
+            bases=0,
+            seconds=0.0,
+            runs=(),
+        )
+        told = {(past.mutant, past.claim, past.reason) for past in self.lab.verdicts}
+        if (verdict.mutant, verdict.claim, verdict.reason) not in told:
+            self.lab.record_verdict(verdict, work)
+        return verdict
+
     def _plan(
         self, items: list[Experiment]
     ) -> tuple[list[tuple[Experiment, Verdict]], list[Experiment], list[Undecided]]:
@@ -204,7 +262,9 @@ class Trials:
                 looks=max(request.profile.looks, request.seeds or 0),
                 allowed=request.seeds or request.profile.looks,
             )
-            past = past_verdict(lab.verdicts, plan)
+            # A gate's word holds as long as the gate says it.
+            ran = [verdict for verdict in lab.verdicts if verdict.runs]
+            past = past_verdict(ran, plan)
             if past is not None and not request.rerun:
                 stored.append((item, past))
                 continue
@@ -213,9 +273,7 @@ class Trials:
                 item.skip_reason = weak
                 refused.append(item)
                 continue
-            attempt = next_attempt(
-                lab.verdicts, lab.known.outcomes, plan, rerun=request.rerun
-            )
+            attempt = next_attempt(ran, lab.known.outcomes, plan, rerun=request.rerun)
             plan = attrs.evolve(plan, attempt=attempt)
             planned.append(Undecided(key=item, work=item.work, plan=plan))
         return stored, refused, planned
@@ -319,6 +377,8 @@ class Trials:
             f"{' (prior)' if noise.df == profile.prior_df else ''}"
         )
         write(f"sandbox {self.sandbox}", red=not request.confined)
+        for note in self.notes:
+            write(note, yellow=True)
         if self.swept:
             write(
                 f"{self.swept} unfinished trial{'s' * (self.swept > 1)} of a session "

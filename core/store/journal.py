@@ -104,6 +104,7 @@ class Journal:
 
     def keep_verdict(self, verdict: str, record: dict[str, Any]) -> None:
         """Make a verdict part of the journal, whole or not at all."""
+        self.folder.mkdir(exist_ok=True)
         unnamed = self.folder / f".{verdict}.tmp"
         unnamed.write_text(_sealed(record))
         _sync(unnamed)
