@@ -24,9 +24,10 @@ from core.launch import Crash, Result, Status, Trial
 from core.launch.compile_cache import CompileCache
 from core.launch.gauge import SLACK_MIB, Gauge
 from core.launch.local import LOG, MODULE, WEIGHTS, LocalTrial
-from core.launch.watch import Progress, Stopped
+from core.launch.watch import SERVERS, Progress, Stopped
 from core.process.child import Zygote
 from core.profile import CPU, Profile
+from core.sandbox import landlock_abi, level
 from core.training.data import Prepared, open_rows, open_source, prepare
 from core.training.tokenizer import Tokenizer
 from tests.conftest import ROOT
@@ -101,12 +102,14 @@ def run(data: Prepared, tmp_path: Path, zygote: Zygote) -> Runner:
         stop_fd: int | None = None,
         device: Device | None = None,
         gauge: Gauge | None = None,
+        is_confined: bool = True,
     ) -> Result:
         never, _keep = os.pipe()
         folder = tmp_path / "run"
         folder.mkdir()
+        trial = trial_of(source, profile, data, device or cpu())
         result = LocalTrial.start(
-            trial_of(source, profile, data, device or cpu()),
+            attrs.evolve(trial, is_confined=is_confined),
             folder,
             zygote=zygote,
             compile_cache=CompileCache(tmp_path / "compile"),
@@ -650,6 +653,243 @@ def test_the_judge_keeps_to_its_own_log(run: Runner, tmp_path: Path):
     assert result.status is Status.FINISHED, result.message
     assert "from the trainer" in (tmp_path / "run" / LOG).read_text()
     assert (tmp_path / "run" / "judge.txt").read_text() == ""
+
+
+# --- what a trainer must not do
+
+
+def test_a_model_that_was_trained_before_its_clock_started_is_refused(run: Runner):
+    result = run(module().replace("run.log(loss)", "run.log(loss / 100)"))
+
+    assert (result.status, result.crash) == (Status.INVALID, None)
+    assert re.fullmatch(
+        r"the first step's loss is 0\.0\d nats, and a model that has seen nothing starts "
+        r"near ln V = 5\.70: it was trained before its clock started\.",
+        result.message,
+    )
+    assert result.score is None
+
+
+def test_a_loss_that_no_batch_was_handed_out_for_is_refused(run: Runner):
+    result = run(module("run.log(loss); run.log(loss)"))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.message == "the trainer logged 3 losses for 2 batches."
+
+
+COMPUTES_ON = """
+    def state_dict(self, *arguments, **options):
+        def compute():
+            while True:
+                pass
+
+        threading.Thread(target=compute, daemon=True).start()
+        time.sleep(600)
+
+    def forward("""
+
+
+def test_a_thread_that_computes_on_while_the_weights_are_awaited_overruns(run: Runner):
+    source = module().replace("import os,", "import threading, os,")
+
+    result = run(source.replace("\n    def forward(", COMPUTES_ON))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.OVERRAN)
+    assert result.phase == "save"
+    assert re.fullmatch(
+        r"there were no weights 1\.\d s after its budget of 0\.3 s \(step \d+\)\.",
+        result.message,
+    )
+    assert result.score is None
+
+
+WRITE = """
+os.makedirs(os.environ["FOLDER"], exist_ok=True)
+for number in range(5):
+    with open(os.path.join(os.environ["FOLDER"], f"{number}.bin"), "wb") as file:
+        file.truncate(20 << 20)
+"""
+
+
+@pytest.mark.parametrize("folder", ["TMPDIR", "TORCHINDUCTOR_CACHE_DIR"])
+def test_a_trial_that_fills_the_disk_with_many_files_is_ended(run: Runner, folder: str):
+    little = attrs.evolve(QUICK, budget_seconds=60.0, file_mib=64.0)
+
+    result = run(module(WRITE.replace("FOLDER", folder)), little)
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.message == "the trial wrote 100 MiB to its folders: at most 64."
+
+
+# --- what it leaves in the place of its weights
+
+LEAVE = """
+import pathlib, safetensors.torch
+saves = safetensors.torch.save_model
+def save_model(model, path):
+    path = pathlib.Path(path)
+    DEED
+safetensors.torch.save_model = save_model
+"""
+
+
+def leaving(deed: str) -> str:
+    """Return a module whose trainer leaves something else, or in another way."""
+    return module(LEAVE.replace("DEED", deed))
+
+
+@pytest.mark.parametrize(
+    ("deed", "found"),
+    [
+        ("path.mkdir()", "drwxr-xr-x, 2 links"),
+        ("saves(model, 'kept'); os.link('kept', path)", "-rw-------, 2 links"),
+        ("path.symlink_to('/etc/hostname')", "lrwxrwxrwx, 1 links"),
+        ("os.mkfifo(path)", "prw-r--r--, 1 links"),
+    ],
+    ids=["folder", "hard link", "symbolic link", "pipe"],
+)
+def test_what_is_no_plain_file_of_its_own_is_not_taken_for_weights(
+    run: Runner, deed: str, found: str
+):
+    # The sandbox would not let it make a link or a pipe.
+    result = run(leaving(deed), is_confined=False)
+
+    assert (result.status, result.crash) == (Status.INVALID, None)
+    assert result.message == (
+        f"the trainer left something else in the place of its weights: {found}."
+    )
+    assert result.score is None
+
+
+def test_a_trainer_that_leaves_no_weights_has_crashed(run: Runner):
+    result = run(leaving("pass"))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.message == ("the trainer left no weights: No such file or directory.")
+
+
+RUNS_CODE = """
+class Code:
+    def __reduce__(self):
+        return print, ("it was run",)
+torch.save({"table": Code()}, path)
+"""
+
+
+def test_a_pickle_in_the_place_of_weights_is_not_run(run: Runner, tmp_path: Path):
+    result = run(leaving(textwrap.indent(RUNS_CODE, "    ").strip()))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.phase == "serve"
+    assert result.message.startswith("SafetensorError: ")
+    assert "it was run" not in (tmp_path / "run" / LOG).read_text()
+
+
+NOT_A_NUMBER = (
+    "with torch.no_grad(): model.table[7, 7] = float('nan')\n    saves(model, path)"
+)
+
+
+def test_a_weight_that_is_not_finite_is_refused(run: Runner):
+    result = run(leaving(NOT_A_NUMBER))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.message == "NonFiniteWeights: the weight table is not finite"
+
+
+# --- the sandbox, the audit
+
+
+def test_the_run_says_how_its_processes_were_confined(run: Runner):
+    result = run(module())
+
+    assert result.status is Status.FINISHED, (result.message, result.log_tail)
+    assert result.sandbox == level(landlock_abi())
+
+
+def test_a_trial_without_a_sandbox_says_so(run: Runner):
+    result = run(
+        module(
+            "open('/dev/shm/deltaspec-test', 'w'); os.remove('/dev/shm/deltaspec-test')"
+        ),
+        is_confined=False,
+    )
+
+    assert result.status is Status.FINISHED, (result.message, result.log_tail)
+    assert result.sandbox == "none"
+
+
+def test_a_trainer_that_does_not_say_how_it_is_confined_is_refused(
+    data: Prepared, tmp_path: Path, zygote: Zygote, monkeypatch: pytest.MonkeyPatch
+):
+    stop, _keep = os.pipe()
+    (tmp_path / "run").mkdir()
+    # Its processes are told nothing of a sandbox, and we expect one.
+    trial = attrs.evolve(trial_of(module(), QUICK, data, cpu()), is_confined=False)
+    started = LocalTrial.start(
+        trial,
+        tmp_path / "run",
+        zygote=zygote,
+        compile_cache=CompileCache(tmp_path / "compile"),
+        stop_fd=stop,
+    )
+    for name in ("trainer", *SERVERS):
+        started.watch.children[name].is_confined = True
+
+    result = started.run()
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert re.fullmatch(
+        r"the (trainer|server [12]) said 'ready' in phase start\.", result.message
+    )
+
+
+AHEAD = "self.table[torch.roll(tokens, -1, 1)]"
+COMPANY = "self.table[tokens] + self.table[tokens].mean(0, keepdim=True)"
+
+
+@pytest.mark.parametrize(
+    ("answer", "breach"),
+    [
+        (
+            AHEAD,
+            r"with the tokens? (at position \d+|from position \d+ on) replaced, position "
+            r"\d+ answers \d+\.\d{3} nats in place of \d+\.\d{3}: the model looks ahead\.",
+        ),
+        (
+            COMPANY,
+            r"\d+% of the positions of unaltered rows answer otherwise beside other rows, "
+            r"by up to [\d.]+ nats: a row's answer depends on its company, or on what was "
+            r"asked before\.",
+        ),
+    ],
+    ids=["looks ahead", "looks at other rows"],
+)
+def test_a_model_that_sees_what_it_must_not_has_no_val_bpb(
+    run: Runner, answer: str, breach: str
+):
+    result = run(module(answer=answer))
+
+    assert (result.status, result.crash, result.phase) == (
+        Status.INVALID,
+        None,
+        "score",
+    )
+    assert re.fullmatch(breach, result.message)
+    assert result.score is None
+    assert result.audit is not None
+    assert result.audit.breach == result.message
+    assert result.audit.worst_nats > 0.1
+
+
+def test_the_audit_of_an_honest_model_is_part_of_the_result(run: Runner):
+    result = run(module())
+
+    assert result.audit is not None
+    assert result.audit.breach == ""
+    assert result.audit.worst_nats <= 1e-4  # of float32
+    assert result.audit.probes >= 25
+    assert result.audit.positions >= 100
 
 
 @pytest.fixture
