@@ -475,12 +475,12 @@ def test_what_the_machine_did_is_not_the_candidates_crash(run: Runner):
 
 # Who looks for them finds the descriptors that we talk through.
 SAY = """
-for fd in map(int, os.listdir("/proc/self/fd")):
-    if fd > 2:
-        try:
-            os.write(fd, {line!r})
-        except OSError:
-            pass
+for fd in os.listdir("/proc/self/fd"):
+    try:
+        if os.readlink("/proc/self/fd/" + fd).startswith("pipe:"):
+            os.write(int(fd), {line!r})
+    except OSError:
+        pass
 """
 
 
@@ -797,6 +797,35 @@ def test_a_weight_that_is_not_finite_is_refused(run: Runner):
     assert result.message == "NonFiniteWeights: the weight table is not finite"
 
 
+# It says that it has saved, and writes into the same file afterwards.
+GOES_ON = f"""
+safetensors.torch.save_model(model, "weights.safetensors")
+held = open("weights.safetensors", "r+b")
+{{say}}
+time.sleep(0.5)
+held.seek(-4 * {VOCAB_SIZE * VOCAB_SIZE}, os.SEEK_END)
+held.write(bytes(4 * {VOCAB_SIZE * VOCAB_SIZE}))
+held.close()
+os._exit(0)
+"""
+
+
+def test_what_a_trainer_writes_after_it_said_that_it_had_saved_is_not_scored(
+    run: Runner, tmp_path: Path
+):
+    trained = {"event": "trained", "peak_mib": None, "compilations": 0}
+    line = encode(trained) + encode({"event": "saved"})
+    source = module(GOES_ON.format(say=SAY.format(line=line)))
+
+    result = run(source.replace("import os,", "import safetensors.torch, os,"))
+
+    assert result.status is Status.FINISHED, (result.message, result.log_tail)
+    left = safetensors.numpy.load_file(tmp_path / "run" / "trainer" / WEIGHTS)
+    scored = safetensors.numpy.load_file(weights_of(tmp_path / "run"))
+    assert not left["table"].any()
+    assert scored["table"].all()
+
+
 # --- the sandbox, the audit
 
 
@@ -805,6 +834,17 @@ def test_the_run_says_how_its_processes_were_confined(run: Runner):
 
     assert result.status is Status.FINISHED, (result.message, result.log_tail)
     assert result.sandbox == level(landlock_abi())
+
+
+def test_a_trial_without_a_sandbox_cannot_pass_for_a_failure_of_the_machine(
+    run: Runner,
+):
+    said = {"event": "unconfined", "message": "try again"}
+
+    result = run(saying(said), is_confined=False)
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.message == "the trainer said 'unconfined' in phase train."
 
 
 def test_a_trial_without_a_sandbox_says_so(run: Runner):

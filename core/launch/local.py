@@ -16,6 +16,7 @@ runs in a sandbox, and not before the device is the trial's.
 import contextlib
 import math
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ LOG = "log.txt"
 JUDGE_LOG = "judge.txt"
 MODULE = "module/train.py"
 WEIGHTS = "weights.safetensors"
+COPIED_AT_ONCE = 2**24  # bytes
 EXIT_SECONDS = 5.0  # for a trainer that has left its weights; its helpers end with it
 # What the zygote imports; each has a function main.
 MAINS = {
@@ -298,14 +300,16 @@ class LocalTrial:
             grace_seconds=self.watch.grace() + profile.save_seconds,
         )
         overtime_seconds = budget.overrun()
+        self.take_weights()
         trainer = self.watch.children["trainer"]
         trainer.send({})
         trainer.leave(EXIT_SECONDS)
-        self.take_weights()
         return overtime_seconds
 
     def take_weights(self) -> None:
-        """Give the weights to the servers, and nothing else that the trainer left.
+        """Copy the weights for the servers, and nothing else that the trainer left.
+
+        At once: what it goes on to write into them, nobody's clock has measured.
 
         Raises:
             Failed: There is no such file, or it is none that we may open.
@@ -325,7 +329,10 @@ class LocalTrial:
                 "the trainer left something else in the place of its weights: "
                 f"{stat.filemode(found.st_mode)}, {found.st_nlink} links.",
             )
-        os.rename(left, self.folder / MODULE.replace("train.py", WEIGHTS))
+        taken = (self.folder / MODULE).with_name(WEIGHTS)
+        fd = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(fd, "rb") as reading, taken.open("wb") as writing:
+            shutil.copyfileobj(reading, writing, COPIED_AT_ONCE)
 
     def serve(self) -> None:
         """Let the fresh servers load the weights."""

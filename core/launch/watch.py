@@ -320,7 +320,7 @@ class Watch:
             self._last_sign = time.monotonic()
             match message:
                 case {"event": "unconfined", "message": str(text)} if (
-                    child.name not in self.confined
+                    child.name not in self.confined and child.is_confined
                 ):
                     raise Failed(
                         Status.INFRASTRUCTURE,
