@@ -8,6 +8,7 @@
     + SiteNotFound          ... because the code that it rewrites is not there
     + NoChange              ... because what it leaves means the same as before
     + Conflict              ... because it rewrites what an earlier codemod wrote
+  x GateRefused             the mutated module does what is none of its business
   x ConfigurationError      the mutated module states sizes that cannot run
   x DataError               a corpus cannot be read, or is too small
   x SessionError            this session cannot run here: profile, lock, option
@@ -75,6 +76,10 @@ class NoChange(MutationError):
 
 class Conflict(MutationError):
     """A codemod rewrites what an earlier one wrote."""
+
+
+class GateRefused(DeltaspecError):
+    """The mutated module does what a training module has no business doing."""
 
 
 class ConfigurationError(DeltaspecError):

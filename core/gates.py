@@ -1,7 +1,8 @@
 """Mutant -> a configuration that can run, cheapest check first.
 
-The training module states its own rules as module-level assertions over its constants;
-they are checked here from the syntax tree, without torch and without running a line.
+What `mutate` found that a training module has no business doing is refused here.  The
+module also states its own rules, as module-level assertions over its constants; they are
+checked from the syntax tree, without torch and without running a line.
 Checks that need the module to run (does it leak the future?) belong here as well.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, GateRefused
 from core.mutate import Mutant
 from core.spec import Case
 from core.syntax import ARITHMETIC, Evaluator, Refused, constants, parse
@@ -52,12 +53,32 @@ def passed(case: Case, mutant: Mutant, base: Mapping[str, Any]) -> Work:
         base: The configuration of the base.
 
     Raises:
+        GateRefused: The mutant does what a training module has no business doing.
         ConfigurationError: As `check_configuration` has it.
     """
+    check_refusals(mutant)
     return Work(
         case=case,
         mutant=mutant,
         configuration=check_configuration(mutant.source, base),
+    )
+
+
+def check_refusals(mutant: Mutant) -> None:
+    """Refuse a mutant for the first thing that was found in it.
+
+    Raises:
+        GateRefused: Something was.
+    """
+    if not mutant.refusals:
+        return
+    first, *rest = mutant.refusals
+    place = f", in {first.symbol}" if first.symbol else ""
+    more = f" And {len(rest)} more." if rest else ""
+    raise GateRefused(
+        f"line {first.line} of the mutated module{place}: {first.reason}.{more}",
+        hint="leave it out of what the codemod writes: a training module computes with "
+        "torch on what run hands it.",
     )
 
 

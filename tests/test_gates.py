@@ -3,11 +3,12 @@ import json
 import re
 from pathlib import Path
 
+import attrs
 import pytest
 
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, GateRefused
 from core.gates import check_configuration, configuration, passed
-from core.mutate import unchanged
+from core.mutate import Refusal, unchanged
 from core.profile import PROFILES
 from core.spec import Case
 
@@ -260,6 +261,46 @@ def test_work_that_passed_carries_the_resolved_sizes_of_its_mutant():
     assert (work.case, work.mutant) == (case, mutant)
     assert work.configuration == configuration(mutant.source)
     assert work.configuration["N_HEAD"] == 2
+
+
+IMPORT = Refusal(
+    line=212,
+    symbol="GPT.forward",
+    reason="it imports os; a training module imports torch and math",
+)
+OPEN = Refusal(
+    line=3,
+    symbol="",
+    reason="it uses open; a training module has no files, processes or network",
+)
+
+
+@pytest.mark.parametrize(
+    ("refusals", "message"),
+    [
+        (
+            (IMPORT,),
+            "line 212 of the mutated module, in GPT.forward: it imports os; a training "
+            "module imports torch and math.",
+        ),
+        (
+            (OPEN, IMPORT, IMPORT),
+            "line 3 of the mutated module: it uses open; a training module has no files, "
+            "processes or network. And 2 more.",
+        ),
+    ],
+)
+def test_a_mutant_that_does_what_is_none_of_its_business_is_refused(refusals, message):
+    mutant = attrs.evolve(unchanged("DEPTH = 0\nassert DEPTH\n"), refusals=refusals)
+    case = Case(file="specs/x.py", line=1, name="idea", hypothesis="h", change="c")
+
+    with pytest.raises(GateRefused) as caught:
+        passed(case, mutant, {})
+
+    assert str(caught.value) == (
+        f"{message}\n\nhint: leave it out of what the codemod writes: a training module "
+        "computes with torch on what run hands it."
+    )
 
 
 def test_nothing_of_a_module_is_executed_to_check_it(tmp_path):

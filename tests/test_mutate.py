@@ -24,6 +24,7 @@ from core.errors import (
 from core.mutate import (
     Job,
     Mutant,
+    Refusal,
     children,
     compare,
     find_codemod,
@@ -101,6 +102,8 @@ for fd in range(3, 30):
         continue
 os._exit(0)
 """
+# Python parses it; LibCST, or who visits its tree, recurses too deeply
+DEEP = r"{'steps': ['if X: pass\n' + 'elif X: pass\n' * 900]}"
 RENAME_ROPE = 'return cst.parse_module(tree.code.replace("10_000", "50_000"))'
 
 
@@ -339,6 +342,26 @@ FAILURES = {
     FORGE.format("{'steps': [], 'error': 'SpecError', 'message': 'm.'}"): (
         "m.\n\nhint: "
     ),
+    FORGE.format("{'died': -999}"): (
+        "Mine() failed: its answer is not the worker's.\n\n"
+        "hint: correct codemods/ideas/one.py."
+    ),
+    FORGE.format("{'state': 'working'}"): (
+        "Mine() failed: its answer is not the worker's.\n\n"
+        "hint: correct codemods/ideas/one.py."
+    ),
+    FORGE.format("['steps']"): (
+        "Mine() failed: its answer is not the worker's.\n\n"
+        "hint: correct codemods/ideas/one.py."
+    ),
+    FORGE.replace("json.dumps({})", "'steps'"): (
+        "Mine() failed: its answer is not the worker's.\n\n"
+        "hint: correct codemods/ideas/one.py."
+    ),
+    FORGE.format(DEEP): (
+        "Mine() leaves a module that cannot be read: LibCST cannot parse it.\n\n"
+        "hint: correct what codemods/ideas/one.py builds."
+    ),
 }
 
 
@@ -376,6 +399,122 @@ def test_a_codemod_that_crashes_or_loops_costs_only_its_own_job(project):
     )
     assert "ROPE_BASE = 1 " in good.source
     assert "ROPE_BASE = 2 " in last.source
+
+
+IMPORTS_OS = Refusal(
+    line=SOURCE.count("\n") + 1,
+    symbol="",
+    reason="it imports os; a training module imports torch and math",
+)
+
+
+def test_a_mutant_carries_what_its_module_has_no_business_doing(project):
+    opens = write(
+        project, "idea", 'return cst.parse_module(tree.code + "import os\\n")'
+    )
+
+    mutant = mutate(job(set_base(1), opens), project=project)
+
+    assert mutant.refusals == (IMPORTS_OS,)
+    assert Mutant.from_json(json.loads(json.dumps(mutant.to_json()))) == mutant
+
+
+def test_what_the_base_does_is_refused_of_no_mutant_and_not_of_the_base(project):
+    source = f"{SOURCE}import os\n"
+
+    assert unchanged(source).refusals == ()
+    assert mutate(job(set_base(1), source=source), project=project).refusals == ()
+
+
+@pytest.mark.parametrize("refusals", ["[]", "None", "{}", "[{'line': 1}]"])
+def test_a_codemod_cannot_answer_for_the_one_who_vets(refusals, project):
+    forged = {"steps": [f"{SOURCE}import os\n"]}
+    forge = write(
+        project, "idea", FORGE.format(f"{{**{forged!r}, 'refusals': {refusals}}}")
+    )
+
+    mutant = mutate(job(forge), project=project)
+
+    assert mutant.refusals == (IMPORTS_OS,)
+
+
+def test_a_codemod_cannot_disarm_the_one_who_vets(project):
+    disarm = write(
+        project,
+        "idea",
+        """
+        from core.mutate import forbidden, vetting
+        vetting.refusals = lambda source, base: ()
+        vetting.Vetting.findings = lambda self: iter(())
+        forbidden.imported = lambda path: None
+        return cst.parse_module(tree.code + "import os\\n")
+        """,
+    )
+
+    mutants = mutate_all([job(disarm)] * 2, project=project)
+
+    assert [mutant.refusals for mutant in mutants] == [(IMPORTS_OS,)] * 2
+
+
+def test_a_module_that_cannot_be_vetted_costs_only_its_own_job(project):
+    deep = write(project, "deep", FORGE.format(DEEP))
+
+    lost, *others = mutate_all(
+        [job(deep), job(set_base(1)), job(set_base(2))], project=project
+    )
+
+    assert isinstance(lost, CodemodRefused)
+    assert [other.refusals for other in others] == [(), ()]
+
+
+def said_by_a_worker(monkeypatch, *answers, then=""):
+    """Have a worker of a session say *answers*, whatever it is asked."""
+    lines = "".join(f"print({json.dumps(json.dumps(a))})\n" for a in answers)
+    program = f"import signal, sys\n{lines}sys.stdout.flush()\n{then}"
+    monkeypatch.setattr(children, "WORKER", (sys.executable, "-c", program))
+
+
+def test_a_module_that_takes_too_long_to_vet_is_refused(project, monkeypatch):
+    monkeypatch.setattr(children, "PREPARE_SECONDS", 1.0)
+    said_by_a_worker(monkeypatch, {"state": "vetting"}, then="signal.pause()")
+
+    assert str(error_of(job(set_base(1)), project)) == (
+        "SetConstant(name='ROPE_BASE', value=1) leaves a module that cannot be read: "
+        "LibCST takes too long to parse it.\n\n"
+        "hint: correct what codemods/constants.py builds."
+    )
+
+
+@pytest.mark.parametrize(
+    "refusals",
+    [
+        "none",
+        {"line": 1},
+        ["line 1"],
+        [{"line": 1, "symbol": ""}],
+        [{"line": "1", "symbol": "", "reason": "r"}],
+        [{"line": 1, "symbol": None, "reason": "r"}],
+        [{"line": 1, "symbol": "", "reason": "r", "more": ""}],
+    ],
+)
+def test_refusals_of_other_types_are_no_answer(refusals, project, monkeypatch):
+    said_by_a_worker(
+        monkeypatch, {"state": "vetting"}, {"steps": ["X = 1"], "refusals": refusals}
+    )
+
+    assert str(error_of(job(set_base(1)), project)) == (
+        "SetConstant(name='ROPE_BASE', value=1) failed: its answer is not the "
+        "worker's.\n\nhint: correct codemods/constants.py."
+    )
+
+
+def test_a_module_that_nobody_vetted_is_refused(project, monkeypatch):
+    said_by_a_worker(monkeypatch, {"state": "vetting"}, {"steps": ["X = 1"]})
+
+    assert str(error_of(job(set_base(1)), project)) == (
+        "SetConstant(name='ROPE_BASE', value=1) leaves a module that cannot be read: "
+        "it was not vetted.\n\nhint: correct what codemods/constants.py builds."
+    )
 
 
 def test_a_codemod_that_is_late_leaves_no_process(project, tmp_path):

@@ -36,6 +36,7 @@ from core.spec.vocabulary import CodemodCall
 __all__ = [
     "Job",
     "Mutant",
+    "Refusal",
     "SymbolChange",
     "find_codemod",
     "mutate",
@@ -48,6 +49,22 @@ TIMEOUT_SECONDS = 60.0  # of one job; LibCST needs a quarter of a second
 
 
 @attrs.frozen(kw_only=True)
+class Refusal:
+    """Something that a training module has no business doing.
+
+    Attributes:
+        line: Of the mutated module, from 1.
+        symbol: The function or class that it stands in, ``GPT.forward``; empty where
+            that is none.
+        reason: What it does and what is expected, to follow a colon, without a period.
+    """
+
+    line: int
+    symbol: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
 class Mutant:
     """A training module after its codemods; the baseline is the one of no changes.
 
@@ -57,12 +74,15 @@ class Mutant:
         changes: What differs in meaning, one row a symbol.
         digest: 32 hex digits, equal for all sources that differ only in comments,
             docstrings and layout.
+        refusals: What `vetting` found in it and not in its base, by line; `gates` acts
+            on that.
     """
 
     source: str
     diff: str
     changes: tuple[SymbolChange, ...]
     digest: str
+    refusals: tuple[Refusal, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, for ``json.dump``."""
@@ -72,7 +92,8 @@ class Mutant:
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Return the mutant that ``to_json`` wrote."""
         changes = tuple(SymbolChange(**change) for change in content["changes"])
-        return cls(**{**content, "changes": changes})
+        refusals = tuple(Refusal(**refusal) for refusal in content["refusals"])
+        return cls(**{**content, "changes": changes, "refusals": refusals})
 
 
 @attrs.frozen(kw_only=True)
@@ -212,6 +233,8 @@ def _judged(
             f"The training module cannot be edited: LibCST {answer['unparsed']}.",
             hint="write it in plainer syntax: Python itself can read it.",
         )
+    if "unvetted" in answer:
+        raise _unreadable(job.codemods[-1], f"LibCST {answer['unvetted']}.")
     written = answer.get("steps", [])[: len(job.codemods)]
     steps = [job.source, *written]
     mutant = base
@@ -228,6 +251,8 @@ def _judged(
             )
     if len(written) < len(job.codemods):
         raise _failure(job, len(written), answer, timeout_seconds)
+    if "refusals" not in answer:
+        raise _unreadable(job.codemods[-1], "it was not vetted.")
     conflict = compare.overwritten(steps)
     if conflict is not None:
         earlier, later = (job.codemods[step] for step in conflict)
@@ -246,6 +271,7 @@ def _judged(
         diff=compare.diff(job.source, steps[-1]),
         changes=compare.changes(base, mutant),
         digest=mutant.digest,
+        refusals=tuple(Refusal(**refusal) for refusal in answer["refusals"]),
     )
 
 

@@ -74,9 +74,10 @@ def ask(
     the rest.
 
     Returns:
-        For each request ``steps``, the source after each codemod, and where they are
-        fewer than its codemods, why: ``error`` (with ``message`` and ``hint``),
-        ``failed``, ``unreadable``, ``seconds``, ``died`` or ``unparsed``.
+        For each request ``steps``, the source after each codemod, with ``refusals`` of
+        the last; or, where they are fewer than its codemods, why: ``error`` (with
+        ``message`` and ``hint``), ``failed``, ``unreadable``, ``seconds``, ``died``,
+        ``unparsed`` or ``unvetted``.
 
     Raises:
         SessionError: A worker could not be started.
@@ -148,13 +149,23 @@ def _checked(answer: Any) -> Answer:
     """Return *answer*, which a codemod may have forged, if it has the right types."""
     if set(answer) == {"died"} and isinstance(answer["died"], int):
         return answer
-    steps = answer.get("steps")
-    others = [value for name, value in answer.items() if name != "steps"]
-    if not isinstance(steps, list) or not all(
-        isinstance(text, str) for text in [*steps, *others]
-    ):
-        return {"steps": [], "failed": "its answer is not the worker's"}
-    return answer
+    match answer:
+        case {"steps": [*steps], "refusals": [*refusals], **others}:
+            is_sound = all(map(_is_refusal, refusals))
+        case {"steps": [*steps], **others}:
+            is_sound = "refusals" not in others
+        case _:
+            steps, others, is_sound = [], {}, False
+    if is_sound and all(isinstance(text, str) for text in [*steps, *others.values()]):
+        return answer
+    return {"steps": [], "failed": "its answer is not the worker's"}
+
+
+def _is_refusal(found: Any) -> bool:
+    match found:
+        case {"line": int(), "symbol": str(), "reason": str()}:
+            return len(found) == 3
+    return False
 
 
 def _answer_for(
@@ -175,8 +186,11 @@ def _answer_for(
             hint="run `python -m core.mutate.worker < /dev/null` to see what it lacks.",
         )
     first, *rest = child.indices
+    why = "takes too long to parse it" if child.is_late else "cannot parse it"
+    if child.state == "vetting":
+        answers[first] = {"unvetted": why}
+        return rest
     if child.state == "parsing":
-        why = "takes too long to parse it" if child.is_late else "cannot parse it"
         lost = [i for i in child.indices if requests[i][0] == requests[first][0]]
         answers.update({index: {"unparsed": why} for index in lost})
         return [index for index in rest if index not in lost]

@@ -2,7 +2,8 @@
 
 A request comes as JSON on stdin, an answer goes as a line of JSON to stdout.  Each job
 runs in a fork of its own, so that a codemod that crashes, prints, or changes the module
-that it is imported from can't touch the next job.
+that it is imported from can't touch the next job.  What the codemods wrote is vetted
+here, where none of them ran.
 """
 
 import gc
@@ -23,13 +24,16 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+import attrs
 import libcst as cst
 import libcst.matchers
 from libcst.codemod import CodemodContext
 
 from core.errors import MutationError
-from core.mutate import compare
+from core.mutate import compare, vetting
 
+# What a fork may say of its job; the rest is the worker's to say
+OUTCOME = ("steps", "error", "message", "hint", "failed", "unreadable")
 MAX_MEMORY_BYTES = 8 << 30  # address space of one job
 
 
@@ -89,10 +93,14 @@ def main() -> None:
             tree = cst.parse_module(request["sources"][index])
             parsed = index
         answer({"state": "working"})
-        answer(in_a_fork(tree, calls, request, answers))
+        found = in_a_fork(tree, calls, request, answers)
+        answer({"state": "vetting"})
+        answer(vetted(found, len(calls), request["sources"][index]))
 
 
-def in_a_fork(tree: cst.Module, calls: list[Any], request: Any, answers: Any) -> Any:
+def in_a_fork(
+    tree: cst.Module, calls: list[Any], request: Any, answers: Any
+) -> dict[str, Any]:
     """Return what `outcome` returns in a child process, or how that child died."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -113,9 +121,34 @@ def in_a_fork(tree: cst.Module, calls: list[Any], request: Any, answers: Any) ->
     with open(reading, encoding="utf-8") as pipe:
         text = pipe.read()
     _, status = os.waitpid(child, 0)
-    if not text:
-        return {"died": os.waitstatus_to_exitcode(status)}
-    return json.loads(text)
+    return said(text) if text else {"died": os.waitstatus_to_exitcode(status)}
+
+
+def said(text: str) -> dict[str, Any]:
+    """Return what a fork says of its own job: a codemod may have written *text*."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {name: value for name, value in content.items() if name in OUTCOME}
+
+
+def vetted(answer: dict[str, Any], calls: int, base: str) -> dict[str, Any]:
+    """Return the *answer* of a fork with what `vetting` refuses in its last source."""
+    match answer:
+        case {"steps": [*steps]} if len(steps) >= calls:
+            source = steps[calls - 1]
+        case _:
+            return answer
+    if not isinstance(source, str):
+        return {}
+    try:
+        found = vetting.refusals(source, base)
+    except compare.Unreadable:  # the parent finds that too, and says whose it is
+        return answer
+    return {**answer, "refusals": [attrs.asdict(refusal) for refusal in found]}
 
 
 def limit(timeout_seconds: float) -> None:
