@@ -68,18 +68,7 @@ def main() -> None:
         on_cpu = Run(device=torch.device("cpu"), seed=0)
         safetensors.torch.save_model(trained(module, on_cpu, 0), settings["weights"])
         began = time.monotonic()
-        children, servers = zip(
-            *(start(zygote, settings, folder, number) for number in (1, 2)), strict=True
-        )
-        for child in children:
-            stack.callback(child.end)
-            child.send({})
-        for word in ("ready", "serving"):
-            for child in children:
-                while (said := child.events.receive() or {}).get("event") != word:
-                    if said.get("event") not in ("confined", "ready", "serving"):
-                        raise SystemExit(f"a server says {said}")
-                child.send({})
+        servers = ready(stack, zygote, settings, folder)
         print(f"servers started in {time.monotonic() - began:.1f} s")
         seconds: dict[str, list[float]] = {"plain": [], "with probes": []}
         for _ in range(arguments.repeat):  # in turns, so that both meet the same GPU
@@ -97,6 +86,25 @@ def main() -> None:
         plain, audited = (statistics.median(taken) for taken in seconds.values())
         print(f"median {plain:.2f} s plain, {audited:.2f} s with probes: ", end="")
         print(f"{audited / plain:.2f} times")
+
+
+def ready(
+    stack: ExitStack, zygote: Zygote, settings: dict, folder: Path
+) -> tuple[Server, ...]:
+    """Start the two servers, and wait until they have loaded the weights."""
+    children, servers = zip(
+        *(start(zygote, settings, folder, number) for number in (1, 2)), strict=True
+    )
+    for child in children:
+        stack.callback(child.end)
+        child.send({})
+    for word in ("ready", "serving"):
+        for child in children:
+            while (said := child.events.receive() or {}).get("event") != word:
+                if said.get("event") not in ("confined", "ready", "serving"):
+                    raise SystemExit(f"a server says {said}")
+            child.send({})
+    return servers
 
 
 def start(
