@@ -1,3 +1,4 @@
+import ast
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import attrs
 import pytest
 
 import core.context
-from core.context import NUMERIC_FILES, current_context, numerics_digest
+from core.context import JUDGE_FILES, NUMERIC_FILES, current_context, files_digest
 from core.device import cpu
 from core.profile import CPU, GPU, PROFILES, torch_build
 from core.spec.vocabulary import PROFILE_NAMES
@@ -72,8 +73,10 @@ def test_the_build_is_the_installed_one():
 # --- contexts
 
 
-def a_context():
-    return current_context(CPU, cpu(), data="8c1f", base="9f", shared=False)
+def a_context(profile=CPU, *, confined=True):
+    return current_context(
+        profile, cpu(), data="8c1f", base="9f", shared=False, confined=confined
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,8 +85,9 @@ def a_context():
 def test_a_change_in_any_field_is_another_context(field):
     context = a_context()
     value = getattr(context, field)
+    changed = not value if isinstance(value, bool) else value * 2
 
-    other = attrs.evolve(context, **{field: value * 2})
+    other = attrs.evolve(context, **{field: changed})
 
     assert other.digest != context.digest
 
@@ -96,18 +100,17 @@ def test_the_same_conditions_are_the_same_context():
 def test_a_session_with_another_budget_has_another_context():
     shorter = attrs.evolve(CPU, budget_seconds=1.0)
 
-    other = current_context(shorter, cpu(), data="8c1f", base="9f", shared=False)
+    assert a_context(shorter).digest != a_context().digest
 
-    assert other.digest != a_context().digest
+
+def test_a_run_without_a_sandbox_is_never_compared_with_one_in_it():
+    assert a_context(confined=False).digest != a_context(confined=True).digest
 
 
 def test_more_seeds_do_not_leave_the_context():
     more = attrs.evolve(CPU, looks=8)
 
-    assert (
-        current_context(more, cpu(), data="8c1f", base="9f", shared=False)
-        == a_context()
-    )
+    assert a_context(more) == a_context()
 
 
 # --- the digest of what can change a number
@@ -118,7 +121,7 @@ def core_copy(tmp_path):
     """Return a copy of core/ to change, with its digest."""
     copy = tmp_path / "core"
     shutil.copytree(CORE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    return copy, numerics_digest(copy)
+    return copy, files_digest(NUMERIC_FILES, copy)
 
 
 def numeric_files():
@@ -128,7 +131,7 @@ def numeric_files():
 
 
 def test_a_copy_elsewhere_has_the_same_digest(core_copy):
-    assert core_copy[1] == numerics_digest()
+    assert core_copy[1] == files_digest(NUMERIC_FILES)
 
 
 @pytest.mark.parametrize("name", numeric_files())
@@ -138,7 +141,7 @@ def test_a_changed_numeric_file_is_another_context(core_copy, name):
     with (copy / name).open("a") as file:
         file.write("\n")
 
-    assert numerics_digest(copy) != before
+    assert files_digest(NUMERIC_FILES, copy) != before
 
 
 @pytest.mark.parametrize("name", NUMERIC_FILES)
@@ -147,26 +150,44 @@ def test_a_numeric_file_that_was_renamed_does_not_drop_out_in_silence(core_copy,
     (copy / name).rename(copy / f"{name}.renamed")
 
     with pytest.raises(FileNotFoundError):
-        numerics_digest(copy)
+        files_digest(NUMERIC_FILES, copy)
 
 
 def test_a_rename_within_a_numeric_folder_is_another_context(core_copy):
     copy, before = core_copy
     (copy / "training/data/split.py").rename(copy / "training/data/splitting.py")
 
-    assert numerics_digest(copy) != before
+    assert files_digest(NUMERIC_FILES, copy) != before
+
+
+def test_the_judge_has_a_digest_of_its_own(core_copy):
+    copy, _ = core_copy
+    before = files_digest(JUDGE_FILES, copy)
+
+    (copy / "training" / "serve.py").write_text("")
+    served_otherwise = files_digest(JUDGE_FILES, copy)
+    (copy / "judge" / "audit.py").write_text("")
+
+    assert served_otherwise == before
+    assert files_digest(JUDGE_FILES, copy) != before
 
 
 def test_a_change_elsewhere_keeps_the_context(core_copy):
     copy, before = core_copy
     (copy / "report" / "table.py").write_text("")
 
-    assert numerics_digest(copy) == before
+    assert files_digest(NUMERIC_FILES, copy) == before
 
 
-def test_all_that_trainer_server_and_judge_import_is_in_the_digest():
-    harmless = {"__init__.py", "training/__init__.py", "errors.py", "channel.py"}
-    waiting = ["judge.py", "training/entry.py", "training/serve.py"]
+def test_all_that_the_processes_of_a_trial_import_is_in_the_digest():
+    harmless = {
+        *("__init__.py", "training/__init__.py", "errors.py", "channel.py"),
+        "sandbox.py",  # it refuses what no number comes from
+    }
+    waiting = [
+        *("judge/__init__.py", "training/entry.py", "training/serve.py"),
+        "process/zygote.py",
+    ]
     found = set()
     while waiting:
         name = waiting.pop()
@@ -179,8 +200,12 @@ def test_all_that_trainer_server_and_judge_import_is_in_the_digest():
 
 def imported(file):
     """Return the modules of core that *file* imports, as paths below core/."""
-    names = re.findall(r"^\s*(?:from|import) core\.?([\w.]*)", file.read_text(), re.M)
-    for name in names:
-        module = CORE.joinpath(*name.split("."))
-        path = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
-        yield path.relative_to(CORE).as_posix()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "core":
+            named = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in (node.module, *named):
+                module = CORE.joinpath(*name.split(".")[1:])
+                if module.with_suffix(".py").is_file():
+                    yield module.with_suffix(".py").relative_to(CORE).as_posix()
+                elif module.is_dir():
+                    yield (module / "__init__.py").relative_to(CORE).as_posix()
