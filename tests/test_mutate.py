@@ -1,12 +1,13 @@
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from textwrap import dedent
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -517,34 +518,59 @@ def test_a_module_that_nobody_vetted_is_refused(project, monkeypatch):
     )
 
 
-def test_a_codemod_that_is_late_leaves_no_process(project, tmp_path):
-    pid_file = tmp_path / "pid"
+def test_a_codemod_that_is_late_leaves_no_process(project):
+    seconds = str(600 + os.getpid())  # whose it is
     late = write(
         project,
         "late",
         f"""
         import subprocess
-        child = subprocess.Popen(["sleep", "600"])
-        open({str(pid_file)!r}, "w").write(str(child.pid))
-        child.wait()
+        subprocess.run(["sleep", "{seconds}"])
         """,
     )
 
     error_of_late, *_ = mutate_all([job(late)], project=project, timeout_seconds=2)
 
     assert isinstance(error_of_late, CodemodRefused)
-    deadline = time.monotonic() + 10  # a killed process takes a moment to be gone
-    while _is_running(int(pid_file.read_text())) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not _is_running(int(pid_file.read_text()))
+    assert error_of_late.message == "Mine() took longer than 2 s."
+    left = [p for p in psutil.process_iter(["cmdline"]) if seconds in p.info["cmdline"]]
+    _gone, alive = psutil.wait_procs(left, timeout=10)
+    assert alive == []
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
+@pytest.mark.parametrize(
+    ("deed", "what"),
+    [
+        (
+            "open({beside!r}, 'a').write('x = 1')",
+            "[Errno 13] Permission denied: {beside!r}",
+        ),
+        ("open({outside!r}).read()", "[Errno 13] Permission denied: {outside!r}"),
+        ("__import__('socket').socket()", "[Errno 1] Operation not permitted"),
+        (
+            "__import__('os').kill(__import__('os').getppid(), 0)",
+            "[Errno 1] Operation not permitted",
+        ),
+    ],
+    ids=["writes a codemod", "reads elsewhere", "opens a socket", "signals its worker"],
+)
+def test_a_codemod_reaches_nothing_but_what_it_is_given(
+    project, tmp_path_factory, deed, what
+):
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.txt"
+    secret.write_text("sealed")
+    harmless = write(project, "harmless", RENAME_ROPE)
+    places = {
+        "beside": str(project / "codemods" / "harmless.py"),
+        "outside": str(secret),
+    }
+    curious = write(project, "curious", deed.format(**places))
+
+    error, fine = mutate_all([job(curious), job(harmless)], project=project)
+
+    assert isinstance(error, CodemodRefused)
+    assert what.format(**places) in error.message
+    assert isinstance(fine, Mutant)
 
 
 def test_what_a_codemod_prints_or_writes_to_stdout_is_not_taken_for_an_answer(project):

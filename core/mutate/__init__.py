@@ -113,13 +113,15 @@ def unchanged(source: str) -> Mutant:
     return Mutant(source=source, diff="", changes=(), digest=_base(source).digest)
 
 
-def mutate(job: Job, *, project: Path, cache: Path | None = None) -> Mutant:
+def mutate(
+    job: Job, *, project: Path, cache: Path | None = None, confined: bool = True
+) -> Mutant:
     """Apply the codemods of one job; `mutate_all` is faster for several.
 
     Raises:
         MutationError: They cannot be applied, or change nothing.
     """
-    (mutant,) = mutate_all([job], project=project, cache=cache)
+    (mutant,) = mutate_all([job], project=project, cache=cache, confined=confined)
     if isinstance(mutant, MutationError):
         raise mutant
     return mutant
@@ -131,6 +133,7 @@ def mutate_all(
     project: Path,
     cache: Path | None = None,
     timeout_seconds: float = TIMEOUT_SECONDS,
+    confined: bool = True,
 ) -> list[Mutant | MutationError]:
     """Apply the codemods of each job, in child processes where it is not known yet.
 
@@ -141,12 +144,13 @@ def mutate_all(
         cache: Where mutants are kept, or None.  Errors are not kept: what they need
             is an edit, or another try.
         timeout_seconds: How long one job may take.
+        confined: Codemods run in a sandbox.
 
     Returns:
         The mutant of each job, or why there is none, in the order of *jobs*.
 
     Raises:
-        SessionError: No child process could be started.
+        SessionError: No child process could be started, or confined.
     """
     project = project.resolve()
     folders = lookup.folders(project)
@@ -182,6 +186,7 @@ def mutate_all(
             project=project,
             folders=folders,
             timeout_seconds=timeout_seconds,
+            confined=confined,
         )
         # An edit while the children read would be kept under the digest of before.
         is_stable = _toolchain(folders) == toolchain

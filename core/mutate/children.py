@@ -67,6 +67,7 @@ def ask(
     project: Path,
     folders: Sequence[Path],
     timeout_seconds: float,
+    confined: bool,
 ) -> dict[int, Answer]:
     """Have worker processes answer each request.
 
@@ -98,6 +99,7 @@ def ask(
                         project,
                         folders,
                         timeout_seconds,
+                        confined,
                     )
                     process = _launch(request, project, log)
                     child = Child(process, indices, timeout_seconds)
@@ -149,6 +151,12 @@ def _checked(answer: Any) -> Answer:
     """Return *answer*, which a codemod may have forged, if it has the right types."""
     if set(answer) == {"died"} and isinstance(answer["died"], int):
         return answer
+    if set(answer) == {"unconfined"} and isinstance(answer["unconfined"], str):
+        raise SessionError(
+            f"codemods cannot be confined on this machine: {answer['unconfined']}.",
+            hint="run on Linux 6.2 or newer with Landlock, x86-64; or trust what you "
+            "run: --sandbox=none.",
+        )
     match answer:
         case {"steps": [*steps], "refusals": [*refusals], **others}:
             is_sound = all(map(_is_refusal, refusals))
@@ -203,12 +211,14 @@ def _request(
     project: Path,
     folders: Sequence[Path],
     timeout_seconds: float,
+    confined: bool,
 ) -> bytes:
     sources = list(dict.fromkeys(source for source, _ in requests))
     return json.dumps({
         "project": str(project),
         "folders": [str(folder) for folder in folders],
         "timeout_seconds": timeout_seconds,
+        "confined": confined,
         "sources": sources,
         "jobs": [[sources.index(source), calls] for source, calls in requests],
     }).encode()

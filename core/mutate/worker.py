@@ -29,11 +29,15 @@ import libcst as cst
 import libcst.matchers
 from libcst.codemod import CodemodContext
 
+from core import sandbox
 from core.errors import MutationError
 from core.mutate import compare, vetting
 
 # What a fork may say of its job; the rest is the worker's to say
-OUTCOME = ("steps", "error", "message", "hint", "failed", "unreadable")
+OUTCOME = (
+    *("steps", "error", "message", "hint"),
+    *("failed", "unreadable", "unconfined"),
+)
 MAX_MEMORY_BYTES = 8 << 30  # address space of one job
 
 
@@ -114,7 +118,11 @@ def in_a_fork(
             os.dup2(nowhere, 2)
             limit(request["timeout_seconds"])
             with open(writing, "w", encoding="utf-8") as pipe:
-                json.dump(outcome(tree, calls, request["folders"]), pipe)
+                why = confine(request) if request["confined"] else ""
+                if why:
+                    json.dump({"unconfined": why}, pipe)
+                else:
+                    json.dump(outcome(tree, calls, request["folders"]), pipe)
         finally:
             os._exit(0)
     os.close(writing)
@@ -122,6 +130,21 @@ def in_a_fork(
         text = pipe.read()
     _, status = os.waitpid(child, 0)
     return said(text) if text else {"died": os.waitstatus_to_exitcode(status)}
+
+
+def confine(request: Any) -> str:
+    """Let this process read codemods and write nothing; return why that cannot be."""
+    policy = sandbox.Policy(
+        read=tuple(filter(os.path.isdir, request["folders"])),
+        # Python looks for modules by the names in a folder.
+        lists=(request["project"],),
+    )
+    try:
+        sandbox.enter(policy)
+        sandbox.prove(policy)
+    except (sandbox.NotConfined, OSError) as error:
+        return str(error)
+    return ""
 
 
 def said(text: str) -> dict[str, Any]:

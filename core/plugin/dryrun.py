@@ -23,7 +23,12 @@ def base_of(request: Request) -> Mutant:
     job = Job(
         source=request.module.read_text(), codemods=tuple(request.profile.overrides)
     )
-    return mutate(job, project=request.project, cache=request.cache / "mutants")
+    return mutate(
+        job,
+        project=request.project,
+        cache=request.cache / "mutants",
+        confined=request.confined,
+    )
 
 
 def apply_codemods(experiments: Sequence[Experiment], request: Request) -> Mutant:
@@ -56,6 +61,7 @@ def apply_codemods(experiments: Sequence[Experiment], request: Request) -> Mutan
         list(jobs.values()),
         project=request.project,
         cache=request.cache / "mutants",
+        confined=request.confined,
     )
     first: dict[str, Experiment] = {}
     for item, mutant in zip(jobs, mutants, strict=True):

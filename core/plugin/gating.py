@@ -65,6 +65,7 @@ def _small(works: Sequence[Work], request: Request) -> list[str | DeltaspecError
             Job(source=request.module.read_text(), codemods=profile.small),
             project=request.project,
             cache=request.cache / "mutants",
+            confined=request.confined,
         )
     except DeltaspecError as error:
         return [error] * len(works)
@@ -73,6 +74,7 @@ def _small(works: Sequence[Work], request: Request) -> list[str | DeltaspecError
         [Job(source=base.source, codemods=work.case.codemods) for work in works],
         project=request.project,
         cache=request.cache / "mutants",
+        confined=request.confined,
     )
     small: list[str | DeltaspecError] = []
     for mutant in mutants:
