@@ -533,7 +533,11 @@ def test_a_codemod_that_is_late_leaves_no_process(project):
 
     assert isinstance(error_of_late, CodemodRefused)
     assert error_of_late.message == "Mine() took longer than 2 s."
-    left = [p for p in psutil.process_iter(["cmdline"]) if seconds in p.info["cmdline"]]
+    left = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if seconds in (p.info["cmdline"] or ())
+    ]
     _gone, alive = psutil.wait_procs(left, timeout=10)
     assert alive == []
 
