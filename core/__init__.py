@@ -14,7 +14,9 @@ spec → mutate → gates → plan → launch → judge → store → verdict �
 * evidence  what is known: trials that have ended, claims, decisions
 * plan      which trials an experiment still needs
 * channel   JSON lines over inherited pipes: what the processes of a trial say
-* memory    the memory through which judge and server pass ids and logits
+* sandbox   what a process may reach: Landlock and seccomp, proved by what must fail
+* process   a child: forked from a warm parent, confined, ended for certain
+* memory    what two processes of a trial share: rows, questions, answers
 * device_memory  the same of a GPU: CUDA IPC
 * launch    Trial -> Result: child processes on one device, ended for certain
 * training  train (the ONE file that codemods rewrite) and what surrounds it in a trial

@@ -19,8 +19,10 @@ ALLOWED = {
     "channel": set(),
     "memory": set(),
     "device_memory": set(),
+    "sandbox": set(),
+    "process": {"channel", "sandbox"},
     "spec": {"errors", "syntax"},
-    "mutate": {"errors", "spec", "syntax"},
+    "mutate": {"errors", "sandbox", "spec", "syntax"},
     "gates": {"errors", "mutate", "spec", "syntax"},
     "device": {"errors"},
     "profile": {"spec"},
@@ -30,16 +32,19 @@ ALLOWED = {
     "plan": {"evidence", "verdict"},
     "training": {"channel", "device_memory", "errors", "memory"},
     "judge": {"channel", "device_memory", "memory", "training"},
-    "launch": {"channel", "device", "memory", "profile"},
+    "launch": {
+        *("channel", "device", "memory", "process", "profile", "sandbox", "training"),
+    },
     "store": {"errors", "evidence"},
     "pipeline": {
         *("context", "device", "errors", "evidence", "gates", "launch", "mutate"),
-        *("plan", "profile", "store", "training", "verdict"),
+        *("plan", "process", "profile", "store", "training", "verdict"),
     },
     "report": {"evidence", "launch", "spec"},
     "plugin": {
-        *("device", "errors", "evidence", "gates", "launch", "mutate", "pipeline"),
-        *("plan", "profile", "report", "spec", "store"),
+        *("context", "device", "errors", "evidence", "gates", "launch", "mutate"),
+        *("pipeline", "plan", "process", "profile", "report", "sandbox", "spec"),
+        "store",
     },
 }
 # Files of training/ that run outside a trial's processes as well: no torch there.
@@ -96,6 +101,14 @@ def test_torch_is_imported_only_where_a_trial_runs():
         assert inside or "torch" not in tops, path
 
 
+def test_what_trains_is_imported_by_the_processes_of_a_trial_alone():
+    for stage, path in modules():
+        names = [name.split(".") for name in imports(path)]
+        ours = {name[2] for name in names if name[:2] == ["core", "training"]}
+
+        assert stage in ("training", "judge") or ours <= set(WITHOUT_TORCH), path
+
+
 def test_sql_is_written_in_the_store_alone():
     words = ("select ", "insert into", "create table", "duckdb.connect")
     for stage, path in modules():
@@ -126,8 +139,14 @@ def test_no_module_is_a_grab_bag():
     assert not [path for _, path in modules() if path.stem in grab_bags]
 
 
-@pytest.mark.parametrize("module", ["core.plugin.trials", "core.pipeline"])
-def test_the_process_that_plans_and_stores_never_imports_torch(module: str):
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("core.plugin.trials", "core.pipeline", "core.launch.local"),
+        *("core.process.zygote", "core.sandbox"),
+    ],
+)
+def test_what_plans_stores_confines_and_forks_does_not_itself_import_torch(module: str):
     code = f"import sys, {module}; print(sorted(sys.modules.keys() & " + (
         "{'torch', 'libcst', 'codemods'}))"
     )
