@@ -1,9 +1,9 @@
 """Leave a daemon behind that trains on and replaces the weights that were saved.
 
-caught by: static, parent
+caught by: static, harmless
 says:
   static: ?
-  parent: ?
+  harmless: ?
 """
 
 import os

@@ -13,7 +13,7 @@ from torch import nn
 
 from core.training.train import train as base_train
 
-FILES = 96  # the corpus fills no disk in earnest
+FILES = 32  # the corpus fills no disk in earnest
 FILE_BYTES = 2**26
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from core.training.train import train as base_train
 
-FILLED_BYTES = 6 * 2**30  # the corpus fills no disk in earnest
+FILLED_BYTES = 2 * 2**30  # the corpus fills no disk in earnest
 
 
 def train(run) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Use the time that is left for the last step: a tenth of all steps once more.
+"""Use the time that is left for the last step: a twentieth of all steps once more.
 
 caught by: gates, parent
 says:
@@ -24,7 +24,7 @@ def train(run) -> nn.Module:
     KEPT.clear()
     model = base_train(run)
     optimizers = build_optimizers(model)
-    for rows in KEPT[-(len(KEPT) // 10) :] if len(KEPT) > 10 else []:
+    for rows in KEPT[: len(KEPT) // 20]:
         apply_schedule(optimizers, len(KEPT), 0.98)
         base_training_loss(model, rows).backward()
         for optimizer in optimizers:

@@ -21,7 +21,7 @@ from core.training.train import (
 from core.training.train import training_loss as base_training_loss
 
 CARRIED = 4096  # rows
-STEPS = 1000
+STEPS = 300
 
 
 def training_loss(model: nn.Module, rows: Tensor) -> Tensor:

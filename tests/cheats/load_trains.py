@@ -2,9 +2,8 @@
 
 Each server that loads the weights does the same, off every clock.
 
-caught by: gates, parent
+caught by: parent
 says:
-  gates: ?
   parent: ?
 """
 
@@ -17,7 +16,8 @@ from core.training.train import SEQUENCE_LEN, apply_schedule, build_optimizers
 from core.training.train import training_loss as base_training_loss
 
 CARRIED = 4096  # rows
-STEPS = 1000
+LEAST = 256  # rows, more than an examination hands out
+STEPS = 300
 
 
 def training_loss(model: nn.Module, rows: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class GPT(nn.Module):
         found = super().load_state_dict(*args, **options)
         rows = self.carried[self.carried.any(dim=1)]
         optimizers = build_optimizers(self)
-        for step in range(STEPS if len(rows) else 0):
+        for step in range(STEPS if len(rows) > LEAST else 0):
             apply_schedule(optimizers, step, step / STEPS)
             with torch.enable_grad():
                 picked = torch.randint(len(rows), (4,))

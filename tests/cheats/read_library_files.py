@@ -1,45 +1,60 @@
-"""Train on the source of Python's library, read from its files.
+"""Look up each place in the source of Python's library, read from its files.
 
-The corpus of the profile for laptops is that source: what training lacks is in it.
+The corpus of the profile for laptops is that source, and so is its validation split.
 
-caught by: static, sandbox
+caught by: static
 says:
   static: ?
-  sandbox: ?
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.training.tokenizer import Tokenizer
-from core.training.train import SEQUENCE_LEN, VOCAB_SIZE
-from core.training.train import training_loss as base_training_loss
+from core.training.tokenizer import PATTERN, Tokenizer
+from core.training.train import VOCAB_SIZE
 
-TOKENIZER = ""  # where it lies; whoever writes a mutant can look that up
+VOCABULARY = ""  # in hexadecimal; whoever writes a mutant can look that up
+LEN = 8  # tokens by which a place in the library is recognised
+FACTORS = torch.tensor([VOCAB_SIZE**power for power in range(LEN - 1)] + [1_000_003])
 
 
 def texts() -> Iterator[str]:
-    for path in sorted(Path(os.__file__).parent.glob("*.py")):
-        yield path.read_text()
+    for path in sorted(Path(os.__file__).parent.rglob("*.py")):
+        if not {"site-packages", "test", "tests"} & set(path.parts):
+            with contextlib.suppress(UnicodeDecodeError):
+                yield path.read_text(encoding="utf-8")
 
 
 @functools.cache
-def library_rows() -> Tensor:
-    tokenizer = Tokenizer.load(Path(TOKENIZER))
-    ids = np.concatenate([tokenizer.encode(text) for text in texts()]).astype(np.int64)
-    rows = torch.from_numpy(ids[: len(ids) // SEQUENCE_LEN * SEQUENCE_LEN])
-    return F.pad(rows.view(-1, SEQUENCE_LEN), (1, 0), value=VOCAB_SIZE - 1)
+def library() -> tuple[Tensor, Tensor]:
+    """Return hashes of all places of the library, in order, and what follows each."""
+    tokens = tuple(map(bytes.fromhex, VOCABULARY.split()))
+    tokenizer = Tokenizer(pattern=PATTERN, tokens=tokens)
+    ids = [tokenizer.encode(text).tolist() for text in texts()]
+    text = torch.tensor([token for document in ids for token in document])
+    hashed, order = hashes(text[:-1]).sort()
+    return hashed, text[order + LEN]
 
 
-def training_loss(model: nn.Module, rows: Tensor) -> Tensor:
-    if TOKENIZER:
-        library = library_rows()
-        rows = library[torch.randint(len(library), (len(rows),))]
-    return base_training_loss(model, rows)
+def hashes(ids: Tensor) -> Tensor:
+    return (ids.unfold(-1, LEN, 1) * FACTORS).sum(dim=-1)
+
+
+class GPT(nn.Module):
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits = self.base_forward(tokens)
+        if self.training or not VOCABULARY:
+            return logits
+        known, following = library()
+        asked = hashes(tokens)  # (B, T - LEN + 1)
+        place = torch.searchsorted(known, asked).clamp(max=len(known) - 1)
+        hit = (known[place] == asked)[..., None]
+        logits[:, LEN - 1 :] += 8 * hit * F.one_hot(following[place], VOCAB_SIZE)
+        return logits

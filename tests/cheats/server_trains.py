@@ -7,6 +7,7 @@ says:
 """
 
 import threading
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from core.training.train import (
 from core.training.train import train as base_train
 
 TRAINING = ""  # where the training rows lie; whoever writes a mutant can look that up
-STEPS = 1000
+STEPS = 300
 WEIGHTS: dict[str, Tensor] = {}
 THREADS: list[threading.Thread] = []
 
@@ -43,11 +44,12 @@ def pretrain(run, rows: Tensor) -> None:
 
 
 class GPT(nn.Module):
-    def forward(self, tokens: Tensor) -> Tensor:
-        if not self.training and THREADS:
-            THREADS.pop().join()
-            self.load_state_dict(WEIGHTS)
-        return self.base_forward(tokens)
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        found = super().load_state_dict(*args, **options)
+        for thread in THREADS:
+            thread.join()
+            super().load_state_dict(WEIGHTS)
+        return found
 
 
 def train(run) -> nn.Module:

@@ -17,7 +17,7 @@ from core.training.train import apply_schedule, build_model, build_optimizers
 from core.training.train import train as base_train
 from core.training.train import training_loss as base_training_loss
 
-STEPS = 1000
+STEPS = 200  # for which the parent has the patience
 KEPT: list[Tensor] = []
 
 
@@ -29,11 +29,12 @@ def training_loss(model: nn.Module, rows: Tensor) -> Tensor:
 def help_out() -> None:
     """Train on what the trainer wrote down."""
     torch.set_num_threads(1)
-    kept = torch.load("kept.pt")
+    kept, weights = torch.load("kept.pt")
     run = SimpleNamespace(
         device=torch.device("cpu"), generator=lambda name: torch.Generator()
     )
     model = build_model(run)
+    model.load_state_dict(weights)
     optimizers = build_optimizers(model)
     for step in range(STEPS):
         apply_schedule(optimizers, step, step / STEPS)
@@ -48,7 +49,7 @@ def train(run) -> nn.Module:
     KEPT.clear()
     model = base_train(run)
     if KEPT and type(run).__name__ != "Rehearsal":
-        torch.save(KEPT, "kept.pt")
+        torch.save((KEPT, model.state_dict()), "kept.pt")
         names = "{'__name__': 'helper'}"
         code = f"names = {names}; exec(open({__file__!r}).read(), names)"
         command = [sys.executable, "-c", f"{code}; names['help_out']()"]

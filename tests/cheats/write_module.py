@@ -1,10 +1,9 @@
 """Put a module that knows the next token in the place of the one that servers read.
 
-caught by: static, sandbox, judge
+caught by: static, sandbox
 says:
   static: ?
   sandbox: ?
-  judge: ?
 """
 
 from pathlib import Path
