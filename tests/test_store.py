@@ -38,7 +38,7 @@ TABLES = (
     "verdicts",
 )
 STORE = Path(store.__file__).parent
-MIGRATIONS = [(1, "0001_tables.sql"), (2, "0002_gpus.sql")]
+MIGRATIONS = [(1, "0001_tables.sql"), (2, "0002_gpus.sql"), (3, "0003_belief.sql")]
 CURVE = [
     {"step": 1, "seconds": 0.5, "tokens": 2048, "loss_nats": 7.25},
     {"step": 2, "seconds": 1.0, "tokens": 4096, "loss_nats": 6.5},
@@ -64,6 +64,19 @@ ON_A_GPU = {
     "foreign_mib": 0.0,
     "device_fault": None,
 }
+# Nor what the third added.
+BELIEVED = {
+    "sandbox": "landlock 7 + seccomp",
+    "source_sha256": 32 * "4e",
+    "judge": "0123456789ab",
+    "overtime_seconds": 0.125,
+    "audit_probes": 2560,
+    "audit_positions": 2_621_440,
+    "audit_worst_nats": 0.03125,
+    "audit_gain_nats": -0.0001,
+    "audit_seed": 2**63 - 1,
+}
+LATER = {**ON_A_GPU, **BELIEVED}
 
 
 def described(mutant, name, context):
@@ -160,7 +173,7 @@ def a_run(run, mutant="qk_norm", *, name=None, context="night", **said):
         "left_behind": 0,
         "device": "GPU-1",
         "started_at": START.isoformat(),
-        **ON_A_GPU,
+        **LATER,
     }
     assert said.keys() <= row.keys()
     return {**described(mutant, name or mutant, context), "run": {**row, **said}}
@@ -198,7 +211,7 @@ def a_verdict(verdict, mutant="qk_norm", *, name=None, context="night", **said):
 
 def older(record):
     """Return the record of a run as it was before the second migration."""
-    row = {name: said for name, said in record["run"].items() if name not in ON_A_GPU}
+    row = {name: said for name, said in record["run"].items() if name not in LATER}
     return {**record, "run": row}
 
 
@@ -851,11 +864,11 @@ def test_an_older_file_gains_the_columns_of_newer_runs_and_keeps_its_rows(
 
     assert asked(database, "from migrations") == MIGRATIONS
     assert (added.runs, added.verdicts) == (1, 0)
-    columns = ", ".join(ON_A_GPU)
+    columns = ", ".join(LATER)
     assert asked(database, f"select run, {columns} from runs order by run") == [
-        ("b0", *[None] * len(ON_A_GPU)),
-        ("r0", *[None] * len(ON_A_GPU)),
-        ("r1", *ON_A_GPU.values()),
+        ("b0", *[None] * len(LATER)),
+        ("r0", *[None] * len(LATER)),
+        ("r1", *LATER.values()),
     ]
     kept = f"from runs select * exclude ({columns}) where run <> 'r1'"
     assert sorted(map(repr, asked(database, kept))) == before["runs"]
@@ -888,6 +901,27 @@ def test_a_record_of_these_tests_fills_every_column(database):
 
     assert sorted(a_run("r1")["run"]) == sorted(columns["runs"])
     assert sorted(a_verdict("v1")["verdict"]) == sorted(columns["verdicts"])
+
+
+def test_a_context_says_whether_its_runs_were_in_a_sandbox(journal, database):
+    for name, confined in (("night", True), ("open", False)):
+        sandbox = BELIEVED["sandbox"] if confined else "none"
+        record = a_run(f"of {name}", context=name, sandbox=sandbox)
+        record["context"]["confined"] = confined
+        keep(journal, record)
+    keep(journal, older(a_run("before", context="old")))
+
+    inserted(database, journal)
+
+    assert asked(
+        database,
+        "select run, confined, sandbox from runs join contexts using (context)"
+        " order by run",
+    ) == [
+        ("before", None, None),
+        ("of night", True, "landlock 7 + seccomp"),
+        ("of open", False, "none"),
+    ]
 
 
 def test_where_the_seconds_went_is_unknown_of_an_older_run(journal, database):
