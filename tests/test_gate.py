@@ -2,6 +2,7 @@
 
 import ast
 import re
+import threading
 from collections import Counter
 from functools import partial
 from itertools import count
@@ -193,7 +194,7 @@ def test_what_is_left_without_use_is_named_with_its_number(tmp_path):
     assert found.breach == Breach(
         "gradients",
         "gradients: an optimizer owns value_embeddings.1.weight, which gets no gradient "
-        "in 19 steps, nor do 9 others. Use it in the loss, or leave it out.",
+        "in 28 steps, nor do 9 others. Use it in the loss, or leave it out.",
     )
 
 
@@ -586,7 +587,7 @@ class RaisesWhenEvaluated(Toy):
         ),
         (
             WaitsWhenEvaluated,
-            r"has not ended after 2\.0 s in line \d+ of the mutated module\. It may do "
+            r"has not ended after 2\.0 s of CPU time in line \d+ of the mutated module\. It may do "
             r"nothing but choose the mode\.",
         ),
         (
@@ -597,6 +598,49 @@ class RaisesWhenEvaluated(Toy):
 )
 def test_evaluation_mode_is_nothing_but_a_mode(model, what):
     assert_says(rf"purity: model\.eval\(\) {what}", breach_of(trains(model), "purity"))
+
+
+class TrainsWhenLoaded(Toy):
+    def load_state_dict(self, *args, **options):
+        found = super().load_state_dict(*args, **options)
+        self.head.bias.data.add_(0.1)
+        return found
+
+
+class TrainsWhenSaved(Toy):
+    def state_dict(self, *args, **options):
+        self.head.bias.data.add_(0.1)
+        return super().state_dict(*args, **options)
+
+
+class WaitsWhenSaved(Toy):
+    def state_dict(self, *args, **options):
+        while True:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            TrainsWhenLoaded,
+            r"model\.load_state_dict\(\) changes the weight head\.bias\. It may do "
+            r"nothing but take the weights\.",
+        ),
+        (
+            TrainsWhenSaved,
+            r"model\.state_dict\(\) changes the parameter head\.bias\. It may do "
+            r"nothing but hand out the weights\.",
+        ),
+        (
+            WaitsWhenSaved,
+            r"model\.state_dict\(\) has not ended after 2\.0 s of CPU time in line \d+ of the "
+            r"mutated module\. It may do nothing but hand out the weights\.",
+        ),
+    ],
+)
+def test_weights_are_handed_over_as_they_are(model, message):
+    assert_says(f"purity: {message}", breach_of(trains(model), "purity"))
 
 
 # Training
@@ -631,6 +675,23 @@ def never_asks_again(run, step):
         run.log(step(rows))
     for _ in count():
         pass
+
+
+def steps_on(run, step):
+    seen = []
+    for rows in run.batches(4):
+        run.log(step(rows))
+        seen.append(rows)
+    for rows in seen[-2:]:
+        step(rows)
+
+
+def steps_anew(run, step):
+    for rows in run.batches(4):
+        run.log(step(rows))
+        kept = rows
+    if run.progress:
+        a_step(model := Toy(), torch.optim.SGD(model.parameters(), lr=0.1), kept)
 
 
 def logs_a_number(run, step):
@@ -669,11 +730,19 @@ def asks_for_much(run, step):
         ),
         (
             forgets_a_loss,
-            "train(run) took 3 batches and logged 2 losses. run.log(loss) belongs after each batch of run.batches(rows).",
+            "train(run) took 12 batches and logged 11 losses. run.log(loss) belongs after each batch of run.batches(rows).",
         ),
         (
             asks_for_ever,
             "train(run) asked for a batch 17 times after the run had ended. Its loop must end where run.batches(rows) does.",
+        ),
+        (
+            steps_on,
+            "AdamW takes 2 steps after the run had ended, and 1 step for a batch. Each step needs a batch.",
+        ),
+        (
+            steps_anew,
+            "SGD takes 1 step after the run had ended, and 0 steps for a batch. Each step needs a batch.",
         ),
         (logs_a_number, "run.log(loss) got float. Expected a tensor with one number."),
         (
@@ -704,9 +773,29 @@ def test_a_loop_that_does_not_end_is_ended_and_its_line_named():
 
     assert found is not None
     assert_says(
-        r"training: 2\.0 s after the run had ended, train\(run\) goes on in line \d+ of "
+        r"training: 2\.0 s of CPU time after the run had ended, train\(run\) goes on in line \d+ of "
         r"the mutated module\. Its loop must end where run\.batches\(rows\) does\.",
         found.message,
+    )
+
+
+def test_a_thread_that_is_left_behind_is_named():
+    ended = threading.Event()
+
+    def train(run):
+        model = trains(Toy)(run)
+        if run.progress:
+            threading.Thread(target=ended.wait, name="trains-on").start()
+        return model
+
+    try:
+        message = breach_of(train, "training")
+    finally:
+        ended.set()
+
+    assert message == (
+        "training: train(run) leaves a thread running, trains-on. All that it does must "
+        "end before it returns."
     )
 
 
@@ -776,17 +865,17 @@ def test_a_parameter_without_use_is_named():
             self.spare = nn.Parameter(torch.zeros(3))
 
     assert breach_of(trains(Unused), "gradients") == (
-        "gradients: an optimizer owns spare, which gets no gradient in 19 steps. Use it "
+        "gradients: an optimizer owns spare, which gets no gradient in 28 steps. Use it "
         "in the loss, or leave it out."
     )
 
 
-def test_what_chance_leaves_out_for_three_steps_is_in_use():
+def test_what_chance_leaves_out_at_first_is_in_use():
     class Skips(Toy):
         steps = count()
 
         def mix(self, x):
-            if self.training and next(self.steps) % 8:
+            if self.training and next(self.steps) % 20:
                 return before_it(x)
             return self.up(x)
 
@@ -1083,6 +1172,19 @@ def two_sizes(run):
     return model
 
 
+def fetches_ahead(run):
+    """Ask for the next batch before the step, as a loader with a queue does."""
+    model = Toy()
+    adamw = torch.optim.AdamW(model.parameters())
+    batches = run.batches(4)
+    rows = next(batches, None)
+    while rows is not None:
+        following = next(batches, None)
+        run.log(a_step(model, adamw, rows))
+        rows = following
+    return model
+
+
 def by_closure(run):
     """Compute gradients within the step, as L-BFGS asks for."""
     model = Toy()
@@ -1125,7 +1227,9 @@ def freezes(run):
     return model
 
 
-@pytest.mark.parametrize("train", [averaged, two_sizes, by_closure, freezes])
+@pytest.mark.parametrize(
+    "train", [averaged, two_sizes, fetches_ahead, by_closure, freezes]
+)
 def test_an_unusual_way_to_train_passes(train):
     assert examined(train).breach is None
 

@@ -18,21 +18,17 @@ from core.training.gate.answers import (
     check_purity,
     check_rows,
     check_same,
-    evaluate,
 )
 from core.training.gate.causality import SUFFIX, TOKEN, check_causality, check_forecast
 from core.training.gate.finding import Breach, Broken
+from core.training.gate.handover import evaluate
 from core.training.gate.rehearse import (
-    HAND_OUTS,
-    LONG,
-    MORE_HAND_OUTS,
-    MORE_LONG_HAND_OUTS,
     HandOuts,
-    Steps,
     check_losses,
-    check_use,
+    hand_outs,
     trained,
 )
+from core.training.gate.steps import Steps, check_use
 from core.training.gate.subject import Subject
 
 __all__ = ["CHECKS", "Breach", "Examination", "examine"]
@@ -41,7 +37,6 @@ CHECKS = ("shape", "training", "gradients", "purity", "rows", "causality")  # in
 DRAWS = (0, 1)  # of random parameters, opposite ones, tried whatever it takes
 MORE_DRAWS = 2  # while there is time
 MORE_EXAMPLES = 2  # of causality, for each span of each draw
-PATIENCE_SECONDS = 2.0  # that train(run) may go on after its end, and model.eval()
 SHRINKING = 0.2  # share of the time in which a smaller example is looked for
 
 
@@ -80,6 +75,9 @@ def examine(
     signal, in the main thread; one that never gets there, or hides in an extension, is
     the caller's to end.
 
+    What it leaves behind in the process (threads, replaced functions, memory) stays:
+    run it in a process of its own, confined as a trial is.
+
     Args:
         module: The training module, imported, in sizes for a CPU.
         seed: Keys everything random.
@@ -87,6 +85,9 @@ def examine(
         vocab_size: Tokens are below it.
         seconds: After which no more examples are begun.
         began: Told of each check before it begins, for whoever must say what hangs.
+
+    Raises:
+        MemoryError, RuntimeError: There is no memory left.
     """
     examination = _Examination(
         module=module,
@@ -145,24 +146,22 @@ class _Examination:
         fresh = self._train(self._run(steps=0))
         subject = Subject(self._module, fresh, **self._sizes, examples=self.examples)
         self._began("purity")
-        evaluate(subject, PATIENCE_SECONDS)
+        evaluate(self._module, subject.model)
         self._began("shape")
         asked = subject.rows(1, "shape")
         logits = subject.check_shape(asked)
         self._began("purity")
         check_purity(subject)
-        model, unused = self._rehearse(HAND_OUTS)
+        first, more = hand_outs(self._sizes["sequence_len"])
+        model, unused = self._rehearse(first)
         if unused:
-            is_long = self._sizes["sequence_len"] >= LONG
-            more = MORE_LONG_HAND_OUTS if is_long else MORE_HAND_OUTS
             _, still = self._rehearse(more)
-            check_use([name for name in unused if name in still], HAND_OUTS + more)
+            check_use([name for name in unused if name in still], first + more)
         self._began("purity")
         check_same(subject, asked, logits)
-        self._began("shape")
         subject.load(model)
-        self._began("purity")
-        evaluate(subject, PATIENCE_SECONDS)
+        evaluate(self._module, subject.model)
+        self._began("shape")
         subject.check_shape(subject.rows(1, "trained"))
         self._ask(subject, number=0, ways=WAYS, most=1)
         check_forecast(subject)
@@ -179,7 +178,7 @@ class _Examination:
                 self._ask(subject, number=1 + draw, ways=[], most=MORE_EXAMPLES)
 
     def _run(self, steps: int) -> HandOuts:
-        return HandOuts(**self._sizes, steps=steps, patience_seconds=PATIENCE_SECONDS)
+        return HandOuts(**self._sizes, steps=steps)
 
     def _train(self, run: HandOuts) -> nn.Module:
         self._began("training")
@@ -193,6 +192,7 @@ class _Examination:
         run = self._run(steps)
         with Steps(run, self.examples) as watched:
             model = self._train(run)
+        watched.check_end()
         check_losses(run)
         self._began("gradients")
         watched.check(model)

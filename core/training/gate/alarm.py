@@ -10,13 +10,14 @@ from core.training.gate.finding import Broken
 
 
 def ring(seconds: float) -> None:
-    """Let the alarm go off in so many seconds; zero silences it.
+    """Let the alarm go off in so many seconds of CPU time; zero silences it.
 
-    A signal reaches a loop of Python that asks for nothing; only the main thread gets
-    it, and elsewhere the caller's time limit has to do.
+    Not of the clock: a busy machine makes nobody slow then.  A signal reaches a loop of
+    Python that asks for nothing; only the main thread gets it.  Elsewhere, and for who only
+    waits, the caller's time limit has to do.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 @contextmanager
@@ -37,12 +38,12 @@ def alarm(
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGALRM, goes_off)
+    before = signal.signal(signal.SIGPROF, goes_off)
     try:
         yield
     finally:
         ring(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _line(frame: FrameType | None, module: ModuleType) -> str:

@@ -5,13 +5,12 @@ from functools import lru_cache
 
 import attrs
 import hypothesis.strategies as st
-import torch
 from torch import Tensor
 
 from core.training.data.order import keyed
 from core.training.entry import reset_random_state
-from core.training.gate.alarm import alarm, ring
-from core.training.gate.finding import RAISES, Broken, Change, change, raised
+from core.training.gate.finding import Broken, Change, change
+from core.training.gate.handover import changed, state
 from core.training.gate.search import search
 from core.training.gate.subject import Subject
 
@@ -127,36 +126,6 @@ WAYS = {
 }
 
 
-def evaluate(subject: Subject, patience_seconds: float) -> None:
-    """Put the model into evaluation mode, which must do nothing else.
-
-    Raises:
-        Broken: It changes a parameter or a buffer, or takes long.
-    """
-    subject.model.train()
-    before = subject.state()
-
-    def goes_on(line: str) -> str:
-        return (
-            f"model.eval() has not ended after {patience_seconds:.1f} s{line}. It may "
-            "do nothing but choose the mode."
-        )
-
-    try:
-        with alarm(subject.module, "purity", goes_on):
-            ring(patience_seconds)
-            subject.model.eval()
-    except RAISES as error:
-        raise Broken(
-            "purity", f"model.eval() raises {raised(error, subject.module)}"
-        ) from error
-    for name in _changed(before, subject.state()):
-        raise Broken(
-            "purity",
-            f"model.eval() changes {name}. It may do nothing but choose the mode.",
-        )
-
-
 def check_purity(subject: Subject) -> None:
     """Check that answers do not depend on what was asked before, nor on chance.
 
@@ -165,7 +134,7 @@ def check_purity(subject: Subject) -> None:
     """
     rows = max(1, COMPANY_TOKENS // subject.sequence_len)
     asked, others = subject.rows(2 * rows, "purity").split(rows)
-    before = subject.state()
+    before = state(subject.model)
 
     def answer(chance: int) -> Tensor:
         reset_random_state(chance)
@@ -182,7 +151,7 @@ def check_purity(subject: Subject) -> None:
         )
         how = "from another random state of torch" if is_chance else "after others"
         raise Broken("purity", _otherwise(f"asked again {how}", subject, *found))
-    for name in _changed(before, subject.state()):
+    for name in changed(before, state(subject.model)):
         raise Broken(
             "purity",
             f"questions change {name} of the model. In evaluation mode it may neither "
@@ -222,22 +191,3 @@ def _first_change(before: Tensor, after: Tensor) -> tuple[int, Change] | None:
         if found := change(first, again, SAME_SIZE):
             return row, found
     return None
-
-
-def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
-    return [
-        name
-        for name, values in after.items()
-        if name not in before or not _is_same(values, before[name])
-    ]
-
-
-def _is_same(first: Tensor, second: Tensor) -> bool:
-    """Say whether two tensors hold the same bits; a NaN is like itself then."""
-    if first.shape != second.shape or first.dtype != second.dtype:
-        return False
-    return torch.equal(_bits(first), _bits(second))
-
-
-def _bits(values: Tensor) -> Tensor:
-    return values.contiguous().flatten().view(torch.uint8)

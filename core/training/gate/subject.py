@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from core.training.data.order import keyed
 from core.training.entry import crash_of
 from core.training.gate.finding import RAISES, Broken, raised
+from core.training.gate.handover import hand_over
 
 SANE = 1e4  # the largest activation of random parameters; beyond, rounding is a signal
 SOFTER = (1.0, 0.25, 0.0625)  # noise that is tried until activations are sane
@@ -132,32 +133,14 @@ class Subject:
             )
         return logits
 
-    @torch.no_grad()
     def load(self, trained: nn.Module) -> None:
-        """Take the weights of *trained*, as the server does.
+        """Take the weights of *trained*.
 
         Raises:
-            Broken: They are not those of this model.
+            Broken: They are not those of this model, or it does something else.
         """
-        here, there = self.model.state_dict(), trained.state_dict()
-        for name in sorted(here.keys() ^ there.keys()):
-            has, lacks = ("trained", "fresh") if name in there else ("fresh", "trained")
-            raise Broken(
-                "training",
-                f"the {has} model has a weight {name} and the {lacks} one has not. "
-                "What is scored is a fresh model, of train(run) without a batch, with "
-                "the trained weights.",
-            )
-        for name, weight in here.items():
-            if weight.shape != there[name].shape:
-                raise Broken(
-                    "training",
-                    f"{name} has the shape {tuple(there[name].shape)} in the trained "
-                    f"model and {tuple(weight.shape)} in a fresh one. What is scored "
-                    "is a fresh one with the trained weights.",
-                )
         before = {name: w.detach().clone() for name, w in self._parameters()}
-        self.model.load_state_dict(there)
+        hand_over(self.module, trained, self.model)
         self._trained = {name: w.detach().clone() for name, w in self._parameters()}
         # What is frozen stays as it is, since it may be a mask, unless training changes
         # it, or the whole model is frozen when training is done.
@@ -172,13 +155,6 @@ class Subject:
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.model.named_parameters())
-
-    def state(self) -> dict[str, Tensor]:
-        """Return copies of all parameters and buffers, by what a user calls them."""
-        of = self.model
-        parameters = {f"the parameter {n}": w for n, w in of.named_parameters()}
-        buffers = {f"the buffer {n}": values for n, values in of.named_buffers()}
-        return {n: v.detach().clone() for n, v in (parameters | buffers).items()}
 
     def use_trained(self) -> None:
         """Put the trained weights back."""
