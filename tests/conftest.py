@@ -10,7 +10,7 @@ import pytest
 
 from core.device import gpus
 from core.launch.local import MAINS
-from core.process.child import Zygote
+from core.process.child import Child, Zygote
 from tests.nvml import FakeDriver, compiled
 
 pytest_plugins = ("pytester",)
@@ -34,9 +34,21 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    """Return the process that all trials are forked from, as in a session."""
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Return the process that all trials are forked from; it has imported torch."""
+    folder = tmp_path_factory.mktemp("first")
     with Zygote(ROOT, tuple(MAINS.values())) as started:
+        first = Child.start(
+            "builtins:print",
+            {},
+            zygote=started,
+            name="first",
+            folder=folder,
+            environment={},
+            log=folder / "log.txt",
+            policy=None,
+        )
+        first.end()
         yield started
 
 

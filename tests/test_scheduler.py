@@ -26,6 +26,7 @@ from core.mutate import Mutant, unchanged
 from core.pipeline import Lab
 from core.plan import CANDIDATES_A_BASE, Lost, Need, Plan
 from core.plugin.scheduler import Scheduler, Slot, Undecided
+from core.process.child import Zygote
 from core.profile import CPU, Profile
 from core.spec import Case
 from core.training.data import Prepared
@@ -113,6 +114,7 @@ class PaperLab(Lab):
             context=None,  # type: ignore[arg-type]
             known=Known(base="base", prior=NOISE),
             verdicts=[],
+            zygote=None,  # type: ignore[arg-type]
         )
         self.end = end
         self.trials: list[Paper] = []
@@ -657,7 +659,9 @@ def test_whatever_happens_every_pair_shares_a_device_and_every_experiment_ends(
 
 
 @pytest.fixture
-def start(data: Prepared, tmp_path: Path) -> Iterator[Callable[..., Scheduler]]:
+def start(
+    data: Prepared, tmp_path: Path, zygote: Zygote
+) -> Iterator[Callable[..., Scheduler]]:
     """Return what schedules trials of bigrams in real processes; all end afterwards."""
     started = []
 
@@ -671,10 +675,16 @@ def start(data: Prepared, tmp_path: Path) -> Iterator[Callable[..., Scheduler]]:
             base=base,
             data=data,
             context=current_context(
-                profile, cpu(), data="d", base=base.digest, shared=False
+                profile,
+                cpu(),
+                data="d",
+                base=base.digest,
+                shared=False,
+                confined=True,
             ),
             known=Known(base=base.digest, prior=NOISE),
             verdicts=[],
+            zygote=zygote,
         )
         experiment = an_experiment("x", seeds=seeds, mutant=unchanged(module("x = 1")))
         experiment.plan = attrs.evolve(experiment.plan, base=base.digest)
@@ -747,7 +757,7 @@ def test_ctrl_c_ends_what_trains_and_what_waits(
     def watch(device: Device, label: str, progress: Progress | None) -> None:
         if progress is None or progress.loss_nats is None:
             return
-        if len(up) < 12:  # two trials of three children with a warden each
+        if len(up) < 16:  # two trials of four children with a warden each
             up[:] = of_trials()
         elif next(steps, None) == 19:
             os.kill(os.getpid(), signal.SIGINT)
