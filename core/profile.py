@@ -33,6 +33,7 @@ class Profile:
         hang_seconds: A step, or an answer of the server, may take this long.
         grace_seconds: The last step may end this much after the budget.
         save_seconds: The weights may be there this much later still, on the same clock.
+        load_seconds: A server may take this long for the weights, on the same clock.
         file_mib: Largest file that a trial may write, and all that it may.
         host_mib: Memory of the machine that a process of a trial may ask for.
         prior_sd: Seed standard deviation of val_bpb before any run has been seen.
@@ -58,6 +59,7 @@ class Profile:
     hang_seconds: float
     grace_seconds: float
     save_seconds: float
+    load_seconds: float
     file_mib: float
     host_mib: float
     prior_sd: float
@@ -111,6 +113,7 @@ GPU = Profile(
     hang_seconds=60.0,
     grace_seconds=10.0,
     save_seconds=5.0,
+    load_seconds=10.0,
     file_mib=16_384.0,
     host_mib=65_536.0,
     prior_sd=0.0018,
@@ -136,6 +139,7 @@ CPU = Profile(
     hang_seconds=30.0,
     grace_seconds=0.5,
     save_seconds=0.5,
+    load_seconds=0.5,
     file_mib=1_024.0,
     host_mib=4_096.0,
     prior_sd=0.02,

@@ -275,9 +275,11 @@ class LocalTrial:
             Start and end of the clock, its seconds, and what the trainer said of it.
         """
         self.watch.enter("train")
-        trainer = self.watch.children["trainer"]
+        profile, trainer = self.trial.profile, self.watch.children["trainer"]
         began = time.monotonic()
-        budget = self.watch.budget = Budget.start(self.trial.profile, trainer.pid())
+        budget = self.watch.budget = Budget.start(
+            profile, trainer.pid(), profile.budget_seconds
+        )
         trainer.send({})
         said = self.watch.await_message("trainer", "trained", budget=budget)
         train_seconds = budget.used()
@@ -335,13 +337,24 @@ class LocalTrial:
             shutil.copyfileobj(reading, writing, COPIED_AT_ONCE)
 
     def serve(self) -> None:
-        """Let the fresh servers load the weights."""
+        """Let the fresh servers load the weights.
+
+        In a time that leaves none to train on what was carried along with them.
+        """
         self.watch.enter("serve")
-        deadline = time.monotonic() + self.trial.profile.startup_seconds
+        profile = self.trial.profile
+        deadline = time.monotonic() + profile.startup_seconds
+        budgets = {}
         for name in SERVERS:
-            self.watch.children[name].send({})
-        for name in SERVERS:
-            self.watch.await_message(name, "serving", deadline=deadline)
+            server = self.watch.children[name]
+            budgets[name] = Budget.start(profile, server.pid(), profile.load_seconds)
+            server.send({})
+        for name, budget in budgets.items():
+            self.watch.await_message(
+                name, "serving", deadline=deadline, budget=budget, grace_seconds=0.0
+            )
+            if budget.overrun() > 0:  # it said so while we waited for the other
+                raise self.watch.overran(name, budget)
 
     def score(self) -> tuple[Score, Audit]:
         """Let the judge score and audit what the servers answer."""

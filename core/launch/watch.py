@@ -112,10 +112,10 @@ class Budget:
     wall_ends_at: float
 
     @classmethod
-    def start(cls, profile: Profile, pid: int) -> "Budget":
-        """Begin now, on the clock of the process *pid*."""
+    def start(cls, profile: Profile, pid: int, seconds: float) -> "Budget":
+        """Begin now, with *seconds* on the clock of the process *pid*."""
         clock = Clock.of(profile.clock, pid)
-        began, seconds = clock.now(), profile.budget_seconds
+        began = clock.now()
         return cls(
             clock=clock,
             began=began,
@@ -227,9 +227,16 @@ class Watch:
             self.listen(min(limit - now, left))
 
     def overran(self, name: str, budget: Budget) -> Failed:
-        """Return the failure of a trainer that did not stop when it had to."""
+        """Return the failure of who did not stop when it had to."""
         seconds = budget.overrun()
         self.children[name].end(dump=True)
+        if self.phase == "serve":
+            return Failed(
+                Status.CRASHED,
+                f"the {name} took more than {self.profile.load_seconds:g} s to load "
+                "the weights.",
+                Crash.OVERRAN,
+            )
         was = {"train": "training was still under way", "save": "there were no weights"}
         return Failed(
             Status.CRASHED,
