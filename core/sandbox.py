@@ -230,7 +230,8 @@ def _ruleset(policy: Policy, abi: int) -> int:
 
 def _rules(policy: Policy) -> Iterator[tuple[str, int, bool]]:
     """Yield paths with their rights, and whether they have to be there."""
-    for path in (*SYSTEM, *interpreter()):
+    kept_from_it = (*policy.lists, *policy.write, policy.secret)
+    for path in (*SYSTEM, *interpreter(kept_from_it)):
         yield path, READ, False
     for path in DEVICES:
         yield path, DEVICE, False
@@ -249,15 +250,22 @@ def _rules(policy: Policy) -> Iterator[tuple[str, int, bool]]:
         yield "/proc/self/task", _bits(READ_FILE, READ_DIR, WRITE_FILE, TRUNCATE), True
 
 
-def interpreter() -> list[str]:
+def interpreter(kept_from_it: Iterable[str] = ()) -> list[str]:
     """Return what this interpreter reads: itself, its libraries, where it finds modules.
 
     Of a checkout that is only the package ``core``: beside it lie specs and runs.
+
+    Args:
+        kept_from_it: Who keeps modules around one of these (``PYTHONPATH=.``) keeps more
+            there than modules.
     """
     core = Path(__file__).resolve().parent
     found = [sys.prefix, sys.base_prefix, sys.exec_prefix, str(core)]
     found += os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
-    found += [path for path in sys.path if Path(path).resolve() != core.parent]
+    around = {core.parent}
+    for path in filter(None, kept_from_it):
+        around.update([Path(path).resolve(), *Path(path).resolve().parents])
+    found += [path for path in sys.path if Path(path).resolve() not in around]
     if core.parent.name == "site-packages":
         found.append(str(core.parent))
     return [path for path in dict.fromkeys(found) if os.path.isabs(path)]
