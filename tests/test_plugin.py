@@ -1,5 +1,6 @@
 """The plugin from outside: what a pytest user types, and what they read."""
 
+import platform
 import re
 import subprocess
 import sys
@@ -449,6 +450,45 @@ order = Experiment(
 
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*<Experiment order>  ↕*"])
+
+
+# As a kernel that was built without Landlock: its system calls are not there.
+WITHOUT_LANDLOCK = """
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None)
+steps = [
+    (0x20, 0, 0, 0), (0x35, 0, 2, 444), (0x25, 1, 0, 446),
+    (0x06, 0, 0, 0x5_0000 | 38), (0x06, 0, 0, 0x7FFF_0000),
+]
+code = b"".join(struct.pack("<HBBI", *step) for step in steps)
+kept = ctypes.create_string_buffer(code, len(code))
+libc.prctl(38, 1, 0, 0, 0)
+head = struct.pack("HxxxxxxP", len(steps), ctypes.addressof(kept))
+assert libc.prctl(22, 2, head, 0, 0) == 0
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def test_a_machine_that_cannot_confine_what_was_edited_is_refused(
+    project: pytest.Pytester,
+):
+    spec(project, "logits", SOFTCAP)
+    project.runpytest_subprocess("specs", "--collect-only")  # its codemod has been run
+
+    result = project.run(
+        sys.executable, "-c", WITHOUT_LANDLOCK, "-m", "pytest", "specs"
+    )
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [
+        "ERROR: edited code cannot be confined on this machine: the kernel "
+        f"({platform.release()}) has no Landlock, or it is off.",
+        "",
+        "hint: run on Linux 6.2 or newer with Landlock, x86-64; or trust what you run, "
+        "and have its numbers kept apart: --sandbox=none.",
+        "",
+    ]
+    assert not (project.path / "runs.duckdb").exists()
 
 
 def test_two_sessions_cannot_use_one_device(project: pytest.Pytester):

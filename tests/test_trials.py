@@ -1,5 +1,6 @@
 """Whole sessions: real models train in child processes, real rows are written."""
 
+import fnmatch
 import json
 import os
 import re
@@ -24,14 +25,16 @@ cap_{number} = Experiment(
     {more}
 )
 """
+# Later than an examination looks.
 NAN = """
 broken = Experiment(
     hypothesis="h", change="c",
-    codemod=codemod("statements.ReplaceStatement", function="training_loss",
-        statement="logits = model(rows[:, :-1])",
-        source="logits = model(rows[:, :-1]) * float('nan')"),
+    codemod=codemod("statements.ReplaceStatement", function="train",
+        statement="run.log(step_loss)",
+        source="run.log(step_loss * (float('nan') if step > 20 else 1.0))"),
 )
 """
+LONGER = ("--budget", "1.5")
 
 
 def cap(number: int, more: str = "") -> str:
@@ -69,6 +72,7 @@ def test_a_session_measures_reports_and_remembers(
         "device  1 × *",
         "context *, data *, base * (run 0 times)",
         "noise   seed sd * bpb with 2 degrees of freedom (prior)",
+        "sandbox landlock * + seccomp; each process proves it (* attempts must fail)",
         "at most 4 trials, about *",
         "measured     specs/logits.py::cap_12  *  2 seeds  *",
         "*= verdicts =*",
@@ -116,7 +120,7 @@ def test_a_session_measures_reports_and_remembers(
 def test_a_nan_is_reproduced_and_fails_the_run_with_the_log(project: pytest.Pytester):
     spec(project, "broken", NAN)
 
-    result = project.runpytest_subprocess("specs", *QUICK, "--seeds", "1")
+    result = project.runpytest_subprocess("specs", *LONGER, "--seeds", "1")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines([
@@ -138,12 +142,44 @@ def test_a_nan_is_reproduced_and_fails_the_run_with_the_log(project: pytest.Pyte
 
 
 @pytest.mark.slow
+def test_a_session_without_a_sandbox_says_so_in_red_and_is_compared_with_no_other(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret")
+    spec(project, "caps", cap(12))
+    options = ("specs", *QUICK, "--seeds", "1")
+
+    open_ = project.runpytest_subprocess(*options, "--sandbox=none", "--color=yes")
+    confined = project.runpytest_subprocess(*options)
+
+    assert open_.ret == confined.ret == 0
+    assert (
+        "\x1b[31msandbox none: edited code reaches whatever you can (--sandbox=none)"
+        "\x1b[0m" in open_.outlines
+    )
+    assert "nothing to run: all is decided" not in confined.outlines
+    found = rows(
+        project,
+        "select count(*), confined, sandbox, count(distinct context),"
+        " bool_and(audit_probes > 0) from runs join contexts using (context)"
+        " group by all order by confined",
+    )
+    level = "landlock * + seccomp"
+    assert [(row[:2], row[3:]) for row in found] == [
+        ((2, False), (1, True)),
+        ((2, True), (1, True)),
+    ]
+    assert found[0][2] == "none"
+    assert fnmatch.fnmatch(str(found[1][2]), level)
+
+
+@pytest.mark.slow
 def test_x_stops_at_the_first_failure_and_lf_selects_it(project: pytest.Pytester):
     project.makeini("[pytest]\n")  # with the cache that --lf reads
     spec(project, "a_broken", NAN)
     spec(project, "b_fine", cap(12))
 
-    first = project.runpytest_subprocess("specs", *QUICK, "--seeds", "1", "-x")
+    first = project.runpytest_subprocess("specs", *LONGER, "--seeds", "1", "-x")
     again = project.runpytest_subprocess("specs", "--lf", "--collect-only", "-q")
 
     assert first.ret == pytest.ExitCode.INTERRUPTED or first.ret == 1
@@ -279,9 +315,7 @@ def test_a_trainer_that_is_killed_is_run_again(project: pytest.Pytester):
 
     def trainer() -> psutil.Process | None:
         for process in psutil.Process(session.pid).children(recursive=True):
-            if "core.training.entry" in process.cmdline() and (
-                "core.launch.warden" not in process.cmdline()
-            ):
+            if process.name() == "trainer":
                 return process
         return None
 
