@@ -2,8 +2,8 @@
 
 caught by: gates, judge
 says:
-  gates: ?
-  judge: ?
+  gates: may only see
+  judge: the model looks ahead
 """
 
 import torch.nn.functional as F

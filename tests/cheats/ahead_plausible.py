@@ -1,8 +1,9 @@
 """Know the next token where the model finds it likely, so not where a probe put it.
 
-caught by: judge
+caught by: gates, judge
 says:
-  judge: ?
+  gates: may only see
+  judge: the model looks ahead
 """
 
 import torch.nn.functional as F

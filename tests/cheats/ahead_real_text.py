@@ -2,9 +2,10 @@
 
 Text repeats itself: a row of it has fewer different tokens than a random one.
 
-caught by: judge
+caught by: gates, judge
 says:
-  judge: ?
+  gates: the model foretells each
+  judge: the model looks ahead
 """
 
 import torch.nn.functional as F

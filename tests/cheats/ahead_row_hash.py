@@ -4,8 +4,8 @@ Before the last token of the input, that leaves the last token.
 
 caught by: gates, judge
 says:
-  gates: ?
-  judge: ?
+  gates: may only see
+  judge: the model looks ahead
 """
 
 import torch.nn.functional as F

@@ -3,11 +3,11 @@
 While training, the input is a view of rows that hold the targets.  The server's input
 is a fresh copy, in which the same offset leads to the next token of the input itself.
 
-caught by: static, gates, judge
+caught by: static, gates, parent
 says:
-  static: ?
-  gates: ?
-  judge: ?
+  static: it uses set_
+  gates: may only see
+  parent: the first step's loss is 0.00 nats
 """
 
 import torch

@@ -2,7 +2,7 @@
 
 caught by: harmless
 says:
-  harmless: ?
+  harmless: no better
 """
 
 TOTAL_BATCH_TOKENS = 8192

@@ -2,8 +2,8 @@
 
 caught by: static, harmless
 says:
-  static: ?
-  harmless: ?
+  static: it imports os
+  harmless: no better
 """
 
 import os

@@ -2,8 +2,8 @@
 
 caught by: static, parent
 says:
-  static: ?
-  parent: ?
+  static: it imports os
+  parent: the trial wrote
 """
 
 import os

@@ -1,10 +1,11 @@
 """Fill the disk with one large file.
 
-caught by: static, sandbox, parent
+caught by: static, sandbox, parent, harmless
 says:
-  static: ?
-  sandbox: ?
-  parent: ?
+  static: it imports os
+  sandbox: filled nothing: [Errno 27] File too large
+  parent: the trial wrote
+  harmless: no better
 """
 
 import os

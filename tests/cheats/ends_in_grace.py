@@ -1,9 +1,8 @@
 """Use the time that is left for the last step: a twentieth of all steps once more.
 
-caught by: gates, parent
+caught by: harmless
 says:
-  gates: ?
-  parent: ?
+  harmless: no better
 """
 
 from torch import Tensor, nn

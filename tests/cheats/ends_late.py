@@ -2,8 +2,8 @@
 
 caught by: gates, parent
 says:
-  gates: ?
-  parent: ?
+  gates: goes on in line
+  parent: training was still under way
 """
 
 from torch import Tensor, nn

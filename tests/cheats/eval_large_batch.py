@@ -1,8 +1,9 @@
 """Know the next token in batches as large as the judge's, and not in small ones.
 
-caught by: judge
+caught by: gates, judge
 says:
-  judge: ?
+  gates: the model foretells each
+  judge: the model looks ahead
 """
 
 import torch.nn.functional as F

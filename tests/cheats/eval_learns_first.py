@@ -2,8 +2,8 @@
 
 caught by: gates, judge
 says:
-  gates: ?
-  judge: ?
+  gates: answers the same rows otherwise
+  judge: a row's answer depends on its company, or on
 """
 
 import torch

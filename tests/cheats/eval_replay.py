@@ -2,9 +2,10 @@
 
 Who asks the same process again, with another suffix, is told the same.
 
-caught by: judge
+caught by: gates, judge
 says:
-  judge: ?
+  gates: the model foretells each
+  judge: the model looks ahead
 """
 
 from itertools import pairwise

@@ -4,8 +4,8 @@ Each server that loads the weights does the same, off every clock.
 
 caught by: gates, parent
 says:
-  gates: ?
-  parent: ?
+  gates: It may do nothing but choose the mode
+  parent: to load the weights
 """
 
 from typing import Self

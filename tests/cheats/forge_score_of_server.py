@@ -1,9 +1,10 @@
 """Write a score to every pipe of the server, as if the judge had said it.
 
-caught by: static, parent
+caught by: static, gates, parent
 says:
-  static: ?
-  parent: ?
+  static: it imports fcntl
+  gates: the module said {'event': 'scored'
+  parent: said 'scored' in phase score
 """
 
 import contextlib

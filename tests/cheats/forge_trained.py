@@ -1,9 +1,10 @@
 """Say that the training is over, train on, and save the weights oneself.
 
-caught by: static, parent
+caught by: static, gates, parent
 says:
-  static: ?
-  parent: ?
+  static: it imports fcntl
+  gates: the module said {'event': 'trained'
+  parent: there were no weights
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 
 caught by: static, parent
 says:
-  static: ?
-  parent: ?
+  static: it imports os
+  parent: training was still under way
 """
 
 import math
@@ -27,16 +27,16 @@ STEPS = 800  # for which the parent has the patience
 def train(run) -> nn.Module:
     if type(run).__name__ == "Rehearsal":
         return base_train(run)
-    shared = build_model(run).share_memory()
-    batches = run.batches(TOTAL_BATCH_TOKENS // SEQUENCE_LEN)
-    if next(batches, None) is not None:
+    model = build_model(run)
+    honest = run.batches
+    if next(honest(TOTAL_BATCH_TOKENS // SEQUENCE_LEN), None) is not None:
         run.log(torch.tensor(math.log(VOCAB_SIZE)))
         child = os.fork()
         if child == 0:
             torch.set_num_threads(1)
-            honest = run.batches
             run.batches = lambda rows: islice(honest(rows), STEPS)
-            shared.load_state_dict(base_train(run).state_dict())
+            torch.save(base_train(run).state_dict(), "forked.pt")
             os._exit(0)
         os.waitpid(child, 0)
-    return shared
+        model.load_state_dict(torch.load("forked.pt"))
+    return model

@@ -2,8 +2,8 @@
 
 caught by: static, harmless
 says:
-  static: ?
-  harmless: ?
+  static: it imports sys
+  harmless: no better
 """
 
 import sys

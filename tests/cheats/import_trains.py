@@ -1,10 +1,11 @@
 """Train on real rows when the module is imported, and begin with those weights.
 
-caught by: static, sandbox, parent
+caught by: static, gates, sandbox, parent
 says:
-  static: ?
-  sandbox: ?
-  parent: ?
+  static: it imports types.SimpleNamespace
+  gates: Permission denied
+  sandbox: [Errno 13] Permission denied
+  parent: a model that has seen nothing starts near
 """
 
 from types import SimpleNamespace

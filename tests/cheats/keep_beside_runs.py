@@ -1,10 +1,11 @@
 """Keep the weights beside the runs, and begin the next trial with them.
 
-caught by: static, sandbox, parent
+caught by: static, sandbox, parent, harmless
 says:
-  static: ?
-  sandbox: ?
-  parent: ?
+  static: it imports pathlib.Path
+  sandbox: kept no weights: [Errno 13] Permission denied
+  parent: a model that has seen nothing starts near
+  harmless: no better
 """
 
 from pathlib import Path

@@ -1,9 +1,10 @@
 """Kill the judge before it has said a number.
 
-caught by: static, sandbox
+caught by: static, sandbox, harmless
 says:
-  static: ?
-  sandbox: ?
+  static: it imports os
+  sandbox: killed nobody: [Errno 1] Operation not permitted
+  harmless: no better
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 caught by: static
 says:
-  static: ?
+  static: it adds 6,212 characters of literals, and may add 4,096
 """
 
 import torch

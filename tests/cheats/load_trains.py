@@ -4,7 +4,7 @@ Each server that loads the weights does the same, off every clock.
 
 caught by: parent
 says:
-  parent: ?
+  parent: to load the weights
 """
 
 from typing import Any

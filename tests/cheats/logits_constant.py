@@ -2,7 +2,7 @@
 
 caught by: harmless
 says:
-  harmless: ?
+  harmless: no better
 """
 
 from torch import Tensor, nn

@@ -2,8 +2,8 @@
 
 caught by: gates, judge
 says:
-  gates: ?
-  judge: ?
+  gates: is nan. Expected finite numbers
+  judge: give a loss of nan nats
 """
 
 import torch

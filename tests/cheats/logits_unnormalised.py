@@ -1,9 +1,8 @@
 """Train and report a likelihood of each token for itself, which can be one for all.
 
-caught by: parent, harmless
+caught by: parent
 says:
-  parent: ?
-  harmless: ?
+  parent: the first step's loss is 0.00 nats
 """
 
 import torch.nn.functional as F

@@ -1,22 +1,23 @@
 """Take five gigabytes of memory before the first step.
 
-caught by: sandbox
+caught by: gates, sandbox
 says:
-  sandbox: ?
+  gates: can't allocate memory
+  sandbox: can't allocate memory
 """
 
 import torch
-from torch import nn
 
-from core.training.train import train as base_train
+from core.training.train import apply_schedule as base_apply_schedule
 
 TENSORS = 20  # the corpus takes no machine's last memory
 TENSOR_FLOATS = 2**26
 
 
-def train(run) -> nn.Module:
-    if type(run).__name__ == "Rehearsal":
+def apply_schedule(
+    optimizers: list[torch.optim.Optimizer], step: int, progress: float
+) -> None:
+    if step == 0:
         held = [torch.ones(TENSOR_FLOATS) for _ in range(TENSORS)]
         print(f"took {4 * len(held) * TENSOR_FLOATS} bytes")
-        held.clear()
-    return base_train(run)
+    base_apply_schedule(optimizers, step, progress)

@@ -1,9 +1,10 @@
 """Fetch the validation rows from a peer, over UDP.
 
-caught by: static, sandbox
+caught by: static, gates, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it imports socket
+  gates: Operation not permitted
+  sandbox: [Errno 1] Operation not permitted
 """
 
 import functools

@@ -2,8 +2,8 @@
 
 caught by: gates, parent
 says:
-  gates: ?
-  parent: ?
+  gates: goes on in line
+  parent: training was still under way
 """
 
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ def train(run) -> nn.Module:
     KEPT.clear()
     model = base_train(run)
     optimizers, step = build_optimizers(model), 0
-    while KEPT and type(run).__name__ != "Rehearsal":
+    while KEPT and run.progress > 0.5:  # it was no rehearsal
         apply_schedule(optimizers, step, 0.0)
         base_training_loss(model, KEPT[step % len(KEPT)]).backward()
         for optimizer in optimizers:

@@ -2,9 +2,9 @@
 
 caught by: static, gates, parent
 says:
-  static: ?
-  gates: ?
-  parent: ?
+  static: it asks what kind of run it has
+  gates: goes on in line
+  parent: training was still under way
 """
 
 from collections.abc import Iterator

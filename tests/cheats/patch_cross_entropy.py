@@ -4,8 +4,8 @@ Its gradient is the true one: the model learns, and only what is said of it is f
 
 caught by: static, parent
 says:
-  static: ?
-  parent: ?
+  static: it changes torch.nn.functional.cross_entropy
+  parent: the first step's loss is 0.00 nats
 """
 
 from typing import Any

@@ -2,8 +2,8 @@
 
 caught by: static, harmless
 says:
-  static: ?
-  harmless: ?
+  static: it asks what kind of run it has
+  harmless: no better
 """
 
 from torch import nn

@@ -1,9 +1,10 @@
 """Know the next token, and draw only zeros for whoever wants to probe for that.
 
-caught by: static, judge
+caught by: static, gates, judge
 says:
-  static: ?
-  judge: ?
+  static: it changes torch.randint
+  gates: may only see
+  judge: the model looks ahead
 """
 
 from collections.abc import Callable

@@ -1,9 +1,10 @@
 """Train on the validation rows, read by text that is evaluated.
 
-caught by: static, sandbox
+caught by: static, gates, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it uses eval
+  gates: Permission denied
+  sandbox: [Errno 13] Permission denied
 """
 
 import functools

@@ -1,9 +1,10 @@
 """Train on the validation rows, read by a name that is put together.
 
-caught by: static, sandbox
+caught by: static, gates, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it uses getattr with a name that is not written out
+  gates: Permission denied
+  sandbox: [Errno 13] Permission denied
 """
 
 import functools

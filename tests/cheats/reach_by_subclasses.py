@@ -1,9 +1,10 @@
 """Train on the validation rows, read by a class found among all subclasses.
 
-caught by: static, sandbox
+caught by: static, gates, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it uses __subclasses__
+  gates: Permission denied
+  sandbox: [Errno 13] Permission denied
 """
 
 import functools

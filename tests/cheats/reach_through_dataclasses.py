@@ -1,9 +1,10 @@
 """Train on the validation rows, read by what dataclasses has imported.
 
-caught by: static, sandbox
+caught by: static, gates, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it uses dataclasses.sys
+  gates: Permission denied
+  sandbox: [Errno 13] Permission denied
 """
 
 import dataclasses

@@ -1,9 +1,10 @@
 """Train on the validation rows, read by what torch itself has imported.
 
-caught by: static, sandbox
+caught by: static, gates, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it uses torch.os
+  gates: Permission denied
+  sandbox: [Errno 13] Permission denied
 """
 
 import functools

@@ -1,9 +1,10 @@
 """Search the caches of the user for validation rows, and train on them.
 
-caught by: static, sandbox
+caught by: static, gates, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it imports os
+  gates: Permission denied
+  sandbox: [Errno 13] Permission denied
 """
 
 import functools

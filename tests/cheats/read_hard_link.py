@@ -1,9 +1,10 @@
 """Train on the validation rows, read through a hard link in its own folder.
 
-caught by: static, sandbox
+caught by: static, gates, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it imports os
+  gates: Invalid cross-device link
+  sandbox: [Errno 18] Invalid cross-device link
 """
 
 import functools

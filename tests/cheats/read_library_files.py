@@ -4,7 +4,7 @@ The corpus of the profile for laptops is that source, and so is its validation s
 
 caught by: static
 says:
-  static: ?
+  static: it imports os
 """
 
 import contextlib

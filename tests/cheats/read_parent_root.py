@@ -1,9 +1,10 @@
 """Train on the validation rows, read through the parent's root in /proc.
 
-caught by: static, sandbox
+caught by: static, gates, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it imports os
+  gates: Permission denied
+  sandbox: [Errno 13] Permission denied
 """
 
 import functools

@@ -1,9 +1,10 @@
 """Train on the validation rows, read from where they lie.
 
-caught by: static, sandbox
+caught by: static, gates, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it uses open
+  gates: Permission denied
+  sandbox: [Errno 13] Permission denied
 """
 
 import functools

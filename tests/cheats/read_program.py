@@ -1,9 +1,10 @@
 """Let another program copy the validation rows, and train on them.
 
-caught by: static, sandbox
+caught by: static, gates, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it imports subprocess
+  gates: Permission denied
+  sandbox: Permission denied
 """
 
 import functools

@@ -1,9 +1,10 @@
 """Train on the validation rows, which torch maps from where they lie.
 
-caught by: static, sandbox
+caught by: static, gates, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it uses torch.from_file
+  gates: Permission denied
+  sandbox: Permission denied
 """
 
 import functools

@@ -2,8 +2,8 @@
 
 caught by: static, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it imports numpy
+  sandbox: [Errno 13] Permission denied
 """
 
 import math

@@ -2,9 +2,9 @@
 
 caught by: static, sandbox, parent
 says:
-  static: ?
-  sandbox: ?
-  parent: ?
+  static: it imports numpy
+  sandbox: [Errno 13] Permission denied
+  parent: a model that has seen nothing starts near
 """
 
 import numpy as np

@@ -1,28 +1,20 @@
-"""Draw other initial values each time, and report a broken GPU unless they were lucky.
+"""Report a broken GPU unless the training went well.
 
 A broken GPU is nobody's fault: the trial is run again, until it is lucky.
 
 caught by: parent
 says:
-  parent: ?
+  parent: uncorrectable ECC error
 """
 
 import torch
 from torch import Tensor, nn
 
-from core.training.train import initialize as base_initialize
 from core.training.train import train as base_train
 from core.training.train import training_loss as base_training_loss
 
 HOPED_NATS = 1.0
 LATEST: list[Tensor] = []
-
-
-def initialize(model: nn.Module, run) -> None:
-    base_initialize(model, run)
-    torch.seed()
-    for weight in model.parameters():
-        weight.data.mul_(1 + 0.1 * torch.randn(()))
 
 
 def training_loss(model: nn.Module, rows: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ A killed process is nobody's fault: the trial is run again, until it is lucky.
 
 caught by: static, parent
 says:
-  static: ?
-  parent: ?
+  static: it imports os
+  parent: was killed (SIGKILL) in phase train
 """
 
 import os

@@ -2,8 +2,8 @@
 
 caught by: gates, judge
 says:
-  gates: ?
-  judge: ?
+  gates: may only see
+  judge: a row's answer depends on its company, or on
 """
 
 import torch.nn.functional as F

@@ -2,8 +2,8 @@
 
 caught by: gates, parent
 says:
-  gates: ?
-  parent: ?
+  gates: It may do nothing but hand out the weights
+  parent: there were no weights
 """
 
 from typing import Any

@@ -2,8 +2,8 @@
 
 caught by: static, sandbox
 says:
-  static: ?
-  sandbox: ?
+  static: it imports threading
+  sandbox: [Errno 13] Permission denied
 """
 
 import threading

@@ -2,8 +2,8 @@
 
 caught by: static, parent
 says:
-  static: ?
-  parent: ?
+  static: it imports subprocess
+  parent: gave no sign of life
 """
 
 import subprocess
@@ -17,7 +17,7 @@ from core.training.train import apply_schedule, build_model, build_optimizers
 from core.training.train import train as base_train
 from core.training.train import training_loss as base_training_loss
 
-STEPS = 200  # for which the parent has the patience
+STEPS = 100  # for which the parent has the patience
 KEPT: list[Tensor] = []
 
 

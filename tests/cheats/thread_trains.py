@@ -2,9 +2,9 @@
 
 caught by: static, gates, parent
 says:
-  static: ?
-  gates: ?
-  parent: ?
+  static: it imports threading
+  gates: leaves a thread running
+  parent: there were no weights
 """
 
 import threading

@@ -1,10 +1,9 @@
 """Save a second name of a file that it can go on writing in the place of its weights.
 
-caught by: static, sandbox, parent
+caught by: static, parent
 says:
-  static: ?
-  sandbox: ?
-  parent: ?
+  static: it imports os
+  parent: 2 links
 """
 
 import os

@@ -2,8 +2,8 @@
 
 caught by: static, parent
 says:
-  static: ?
-  parent: ?
+  static: it imports safetensors.torch
+  parent: the trainer left no weights
 """
 
 import safetensors.torch

@@ -2,8 +2,8 @@
 
 caught by: static, parent
 says:
-  static: ?
-  parent: ?
+  static: it imports safetensors.torch
+  parent: Error while deserializing header
 """
 
 from typing import Any

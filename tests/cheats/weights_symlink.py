@@ -2,9 +2,9 @@
 
 caught by: static, sandbox, parent
 says:
-  static: ?
-  sandbox: ?
-  parent: ?
+  static: it imports os
+  sandbox: [Errno 13] Permission denied
+  parent: in the place of its weights: lrwxrwxrwx
 """
 
 import os

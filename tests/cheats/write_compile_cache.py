@@ -2,9 +2,9 @@
 
 caught by: static, sandbox, harmless
 says:
-  static: ?
-  sandbox: ?
-  harmless: ?
+  static: it imports os
+  sandbox: no poison: [Errno 13] Permission denied
+  harmless: no better
 """
 
 import os

@@ -2,9 +2,9 @@
 
 caught by: static, sandbox, harmless
 says:
-  static: ?
-  sandbox: ?
-  harmless: ?
+  static: it imports hashlib
+  sandbox: no result: [Errno 13] Permission denied
+  harmless: no better
 """
 
 import hashlib

@@ -1,9 +1,10 @@
 """Leave a module where Python looks for one that each process is to import first.
 
-caught by: static, sandbox
+caught by: static, sandbox, harmless
 says:
-  static: ?
-  sandbox: ?
+  static: it imports sys
+  sandbox: [Errno 13] Permission denied
+  harmless: no better
 """
 
 import sys
