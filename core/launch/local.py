@@ -344,12 +344,11 @@ class LocalTrial:
         self.watch.enter("serve")
         profile = self.trial.profile
         deadline = time.monotonic() + profile.startup_seconds
-        budgets = {}
         for name in SERVERS:
-            server = self.watch.children[name]
-            budgets[name] = Budget.start(profile, server.pid(), profile.load_seconds)
+            server, seconds = self.watch.children[name], profile.load_seconds
+            self.watch.serving[name] = Budget.start(profile, server.pid(), seconds)
             server.send({})
-        for name, budget in budgets.items():
+        for name, budget in self.watch.serving.items():
             self.watch.await_message(
                 name, "serving", deadline=deadline, budget=budget, grace_seconds=0.0
             )
@@ -359,6 +358,11 @@ class LocalTrial:
     def score(self) -> tuple[Score, Audit]:
         """Let the judge score and audit what the servers answer."""
         self.watch.enter("score")
+        if self.watch.curve:
+            # As fast as it was trained: a token takes three times as long there.
+            tokens = self.trial.profile.scored_rows * self.trial.sequence_len
+            last = self.watch.curve[-1]
+            self.watch.answer_seconds = tokens * last.seconds / last.tokens
         self.watch.children["judge"].send({})
         said = self.watch.await_message("judge", "scored")
         if not math.isfinite(said["nats"]):

@@ -152,6 +152,8 @@ class Watch:
         phase: What the trial is at.
         phase_seconds: How long the earlier phases took.
         budget: What training may take, once it has begun.
+        serving: What each server may take for the weights, by name.
+        answer_seconds: What its first answer may take in addition.
     """
 
     profile: Profile
@@ -167,6 +169,9 @@ class Watch:
     phase: str = "start"
     phase_seconds: dict[str, float] = attrs.field(factory=dict)
     budget: Budget | None = None
+    serving: dict[str, Budget] = attrs.field(factory=dict)
+    answer_seconds: float = math.inf
+    _answers: int = 0
     _next_look: float = 0.0
     _oom_kills: int = attrs.field(factory=kernel_oom_kills)
     _phase_began: float = attrs.field(factory=time.monotonic)
@@ -230,11 +235,13 @@ class Watch:
         """Return the failure of who did not stop when it had to."""
         seconds = budget.overrun()
         self.children[name].end(dump=True)
-        if self.phase == "serve":
+        if self.phase in ("serve", "score"):
+            what, limit = "load the weights", self.profile.load_seconds
+            if self.phase == "score":
+                what, limit = f"{what}, and to answer once", limit + self.answer_seconds
             return Failed(
                 Status.CRASHED,
-                f"the {name} took more than {self.profile.load_seconds:g} s to load "
-                "the weights.",
+                f"the {name} took more than {limit:.1f} s to {what}.",
                 Crash.OVERRAN,
             )
         was = {"train": "training was still under way", "save": "there were no weights"}
@@ -350,7 +357,7 @@ class Watch:
                 case {"event": "step", "loss_nats": float(loss)}:
                     self.see_step(loss)
                 case {"event": "alive"}:
-                    pass
+                    self.see_answer()
                 case {"event": "ready" | "trained" | "saved" | "serving" | "scored"}:
                     self.said.append((child.name, message))
                 case _:
@@ -386,6 +393,18 @@ class Watch:
             speaker == name and message.get("event") == last
             for speaker, message in self.said
         )
+
+    def see_answer(self) -> None:
+        """Refuse a server that does more than to answer before it first answers.
+
+        What it learned later, its answers would show: they have to agree.
+        """
+        self._answers += 1
+        if self._answers > len(SERVERS):
+            return
+        name = SERVERS[self._answers - 1]  # as the judge waits for them
+        if self.serving[name].overrun() > self.answer_seconds:
+            raise self.overran(name, self.serving[name])
 
     def see_step(self, loss: float) -> None:
         """Add a step to the curve, at the time when we heard of it."""
