@@ -1,5 +1,6 @@
 """The host memory that two processes of a trial share: rows, questions, answers."""
 
+import fcntl
 import mmap
 import os
 
@@ -9,9 +10,12 @@ HAND_OUT_TOKENS = 2**24  # of one batch, at most; pages that nobody touches cost
 
 
 def allocate(size: int) -> int:
-    """Return a file descriptor of *size* bytes of memory."""
-    fd = os.memfd_create("deltaspec")
+    """Return a file descriptor of *size* bytes of memory, which keep that size."""
+    fd = os.memfd_create("deltaspec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size)
+    # Whoever shares it could otherwise take it away under our feet: that is a SIGBUS.
+    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
 
 

@@ -20,6 +20,7 @@ ALLOWED = {
     "memory": set(),
     "device_memory": set(),
     "sandbox": set(),
+    "scratch": set(),
     "process": {"channel", "sandbox"},
     "spec": {"errors", "syntax"},
     "mutate": {"errors", "sandbox", "spec", "syntax"},
@@ -33,9 +34,10 @@ ALLOWED = {
     "training": {"channel", "device_memory", "errors", "memory"},
     "judge": {"channel", "device_memory", "memory", "training"},
     "launch": {
-        *("channel", "device", "memory", "process", "profile", "sandbox", "training"),
+        *("channel", "device", "memory", "process", "profile", "sandbox", "scratch"),
+        "training",
     },
-    "store": {"errors", "evidence"},
+    "store": {"errors", "evidence", "scratch"},
     "pipeline": {
         *("context", "device", "errors", "evidence", "gates", "launch", "mutate"),
         *("plan", "process", "profile", "store", "training", "verdict"),

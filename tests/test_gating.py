@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from core.launch import examine
-from core.launch.examine import Examined, NotExamined, Subject, examine_all
+from core.launch.examine import Examined, Subject, examine_all
 from core.mutate import Job, mutate
 from core.process.child import Zygote
 from core.profile import PROFILES, Profile
@@ -142,11 +142,15 @@ def test_a_module_that_never_ends_is_named_with_what_it_was_at(
     assert found["endless"].breach == "import: the examination did not end in 1 s."
 
 
-def test_an_examination_that_somebody_kills_is_no_finding(examined):
+def test_a_module_that_is_killed_is_refused_and_looked_at_anew(
+    examined, tmp_path: Path
+):
     suicide = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
-    with pytest.raises(NotExamined, match="the process was killed"):
-        examined(killed=a_subject(suicide))
+    found = examined(killed=a_subject(suicide))
+
+    assert found["killed"].breach == "import: the process ended by SIGKILL."
+    assert not list(tmp_path.rglob("*.json"))
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)

@@ -191,6 +191,8 @@ class Comparison:
 
     def company(self) -> str:
         """Return what is wrong with unaltered rows; empty if nothing is."""
+        if not bool(self.gains.isfinite().all()):
+            return "the answer to a probe is not finite, and what was scored is."
         T = self.gains.size(1)
         same = [i for i, probe in enumerate(self.probes) if probe.changed == T]
         if not same:
@@ -236,11 +238,16 @@ class Comparison:
         return Audit(
             probes=len(self.probes),
             positions=int(self.before.sum()),
-            worst_nats=self.gains.abs().max().item() if len(self.probes) else 0.0,
-            gain_nats=before.mean().item() if len(before) else 0.0,
+            worst_nats=_finite(self.gains.abs()).max().item() if self.probes else 0.0,
+            gain_nats=_finite(before).mean().item() if len(before) else 0.0,
             seed=seed,
             breach=breach,
         )
+
+
+def _finite(nats: Tensor) -> Tensor:
+    """Return *nats* with 0 for what is not finite, which is a breach by itself."""
+    return nats.nan_to_num(0.0, 0.0, 0.0)
 
 
 def confirmed(

@@ -13,12 +13,13 @@ that it was made at: a copy at another path is not found, or written to in vain.
 
 import contextlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
+
+from core.scratch import remove
 
 
 @attrs.frozen
@@ -56,7 +57,7 @@ class CompileCache:
         if kept.exists():
             return
         making = self.folder / "making"
-        shutil.rmtree(making, ignore_errors=True)
+        remove(making)
         for own in self._owns():
             for source in _files(own):
                 target = making / own.name / source.relative_to(own)
@@ -70,7 +71,7 @@ class CompileCache:
         for own in self._owns():
             for entry in list(os.scandir(own)):
                 if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry, ignore_errors=True)
+                    remove(entry)
                 else:
                     os.unlink(entry)
 

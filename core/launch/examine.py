@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import selectors
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ import attrs
 
 from core.channel import BadLine
 from core.launch.log import escaped, tail
-from core.process.child import Child, Zygote, python_environment
+from core.process.child import Child, Zygote, python_environment, signal_name
 from core.sandbox import Policy
 
 MAIN = "core.training.gate.child"
@@ -93,7 +92,7 @@ def examine_all(
         done: Told how many are done.
 
     Raises:
-        NotExamined: A child is not confined, or was killed.
+        NotExamined: A child is not confined.
         OSError: There is no zygote.
     """
     found: dict[Subject, Examined] = {}
@@ -122,7 +121,7 @@ def examine_all(
                     running.remove(one)
                     one.child.end()
                     found[one.subject] = examined
-                    if ended:  # else it says as much of the machine
+                    if ended and not one.child.was_killed:  # else: of the machine
                         _keep(cache, _key(files, one.subject), examined)
                     done(total - len(waiting) - len(running), total)
         finally:
@@ -219,9 +218,9 @@ def _heard(one: _Running) -> Examined | None:
     if not one.child.events.ended:
         return None
     code = one.child.exit().returncode
-    if code is None or code == -signal.SIGKILL:
-        raise NotExamined("the process was killed")
-    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+    how = "with its warden" if code is None else f"with status {code}"
+    if code is not None and code < 0:
+        how = f"by {signal_name(-code)}"
     last = tail(one.log)[-1:]
     return Examined(
         breach=f"{one.check}: the process ended {how}{': ' + last[0] if last else ''}."

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import attrs
+import psutil
 
 from core.device import DeviceFailed
 from core.launch import Audit, Conditions, Crash, Result, Score, Status, Trial
@@ -32,7 +33,7 @@ from core.launch.compile_cache import CompileCache
 from core.launch.gauge import Gauge, Occupied
 from core.launch.handout import HandOut
 from core.launch.log import tail
-from core.launch.watch import SERVERS, Budget, Failed, Progress, Watch
+from core.launch.watch import GRACE_SHARE, SERVERS, Budget, Failed, Progress, Watch
 from core.memory import allocate, hand_out_bytes, question_bytes
 from core.process.child import Child, Unkillable, Zygote, python_environment
 from core.sandbox import Policy
@@ -71,6 +72,7 @@ class LocalTrial:
     watch: Watch
     gauge: Gauge | None
     _spawned: float = attrs.field(factory=time.monotonic)
+    _helped_seconds: float = 0.0  # of processes that it started before its clock
 
     @classmethod
     def start(
@@ -280,6 +282,9 @@ class LocalTrial:
         budget = self.watch.budget = Budget.start(
             profile, trainer.pid(), profile.budget_seconds
         )
+        with contextlib.suppress(psutil.NoSuchProcess):  # whoever waits for it says so
+            before = psutil.Process(trainer.pid()).cpu_times()
+            self._helped_seconds = before.children_user + before.children_system
         trainer.send({})
         said = self.watch.await_message("trainer", "trained", budget=budget)
         train_seconds = budget.used()
@@ -304,9 +309,29 @@ class LocalTrial:
         overtime_seconds = budget.overrun()
         self.take_weights()
         trainer = self.watch.children["trainer"]
+        own_seconds = budget.clock.now()
         trainer.send({})
-        trainer.leave(EXIT_SECONDS)
+        ended = trainer.leave(EXIT_SECONDS)
+        if profile.clock == "cpu":
+            self.check_helpers(ended.cpu_seconds - own_seconds - self._helped_seconds)
         return overtime_seconds
+
+    def check_helpers(self, seconds: float) -> None:
+        """Refuse what other processes computed for the trainer while its clock ran.
+
+        Its clock counts its own CPU time alone.
+
+        Raises:
+            Failed: That was more than the trainer needs to end.
+        """
+        profile = self.trial.profile
+        most = profile.save_seconds + GRACE_SHARE * profile.budget_seconds
+        if seconds > most:
+            raise Failed(
+                Status.INVALID,
+                f"processes that the trainer started used {seconds:.1f} s of CPU time "
+                f"beside its clock: at most {most:.1f}.",
+            )
 
     def take_weights(self) -> None:
         """Copy the weights for the servers, and nothing else that the trainer left.

@@ -19,13 +19,14 @@ from core.launch import Crash, Status, Step
 from core.launch.clock import Clock
 from core.launch.handout import HandOut
 from core.launch.log import escaped
-from core.process.child import Child, Unkillable
+from core.process.child import Child, Unkillable, Unread, signal_name
 from core.profile import Profile
 
 VMSTAT = Path("/proc/vmstat")
 HANG_STEPS = 20  # a step that takes twenty times the median hangs, however slow it is
 WALL_FACTOR = 10  # wall-clock seconds that a second of the budget may take
 LOOK_SECONDS = 1.0  # between two looks at what a trial has written
+GRACE_SHARE = 0.1  # of the budget, at most, for what is under way when it ends
 GRACE_STEPS = 3  # two steps may be queued when the budget ends
 # What CUDA says when the machine failed and not the module.
 MACHINE_ERRORS = (
@@ -259,8 +260,13 @@ class Watch:
         return max(self.profile.hang_seconds, HANG_STEPS * self.median_step())
 
     def grace(self) -> float:
-        """Return how long after the budget the last steps may end, in seconds."""
-        return max(self.profile.grace_seconds, GRACE_STEPS * self.median_step())
+        """Return how long after the budget the last steps may end, in seconds.
+
+        The steps say when they ended, so their length must not buy much.
+        """
+        steps = GRACE_STEPS * self.median_step()
+        most = GRACE_SHARE * self.profile.budget_seconds
+        return max(self.profile.grace_seconds, min(steps, most))
 
     def median_step(self) -> float:
         """Return the median of the latest steps' seconds, 0 before there are two."""
@@ -379,12 +385,15 @@ class Watch:
         assert self.budget is not None
         assert self.hand_out is not None
         used = self.budget.used()
-        if used >= self.profile.budget_seconds:
-            child.send({"over": True})
-        elif not self.hand_out.give(rows):
-            raise self.blame(child.name, f"the {child.name} asked for {rows} rows.")
-        else:
-            child.send({"progress": used / self.profile.budget_seconds})
+        try:
+            if used >= self.profile.budget_seconds:
+                child.send({"over": True})
+            elif not self.hand_out.give(rows):
+                raise self.blame(child.name, f"the {child.name} asked for {rows} rows.")
+            else:
+                child.send({"progress": used / self.profile.budget_seconds})
+        except Unread as unread:
+            raise self.blame(child.name, f"{unread}.") from unread
 
     def may_have_ended(self, name: str) -> bool:
         """Return whether *name* has said all that it had to say."""
@@ -445,11 +454,11 @@ class Watch:
                 name, f"the kernel killed the {name} for want of memory.", Crash.OOM
             )
         if code is None or code in (-signal.SIGKILL, -signal.SIGTERM):
-            by = "with its warden" if code is None else signal.Signals(-code).name
+            by = "with its warden" if code is None else signal_name(-code)
             return Failed(
                 Status.KILLED, f"the {name} was killed ({by}) in phase {self.phase}."
             )
-        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+        how = f"by {signal_name(-code)}" if code < 0 else f"with status {code}"
         return self.blame(
             name, f"the {name} ended {how} in phase {self.phase}, without a result."
         )

@@ -9,9 +9,13 @@ from core.launch.examine import Examined, NotExamined, Subject, examine_all
 from core.mutate import Job, mutate, mutate_all
 from core.plugin.options import Request
 from core.process.child import Zygote
+from core.profile import torch_build
 
 # What decides what an examination finds.
-EXAMINING_FILES = ("launch/examine.py", "training/gate", "training/entry.py")
+EXAMINING_FILES = (
+    *("launch/examine.py", "sandbox.py"),
+    *("training/gate", "training/entry.py", "training/run.py"),
+)
 
 
 def examined(
@@ -44,7 +48,7 @@ def examined(
             zygote=zygote,
             library=request.library,
             cache=request.cache / "examined",
-            files=files_digest(EXAMINING_FILES),
+            files=f"{files_digest(EXAMINING_FILES)} {torch_build().version}",
             is_confined=request.confined,
             done=lambda count, total: progress("examining mutants", count / total),
         )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +26,10 @@ KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 
 class Unkillable(Exception):
     """A child could not be ended."""
+
+
+class Unread(Exception):
+    """A child does not read its commands."""
 
 
 class NotStarted(OSError):
@@ -159,6 +164,14 @@ class Zygote:
         self.close()
 
 
+def signal_name(number: int) -> str:
+    """Return the name of a signal; those of real time have numbers alone."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 @attrs.frozen(kw_only=True)
 class Exit:
     """How a child ended, as its warden saw it.
@@ -168,11 +181,13 @@ class Exit:
             itself was killed.
         left_behind: Processes that the child had started and that had to be ended.
         peak_mib: Largest resident memory of any process below the warden.
+        cpu_seconds: CPU time of all of them.
     """
 
     returncode: int | None
     left_behind: int = 0
     peak_mib: float | None = None
+    cpu_seconds: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -239,6 +254,7 @@ class Child:
             report, report_warden = _pipe(ours, theirs)
             events, events_child = _pipe(ours, theirs)
             commands_child, commands = _pipe(theirs, ours)
+            os.set_blocking(commands, False)  # who does not read must not stop us
             zygote.fork(
                 {
                     "main": main,
@@ -260,9 +276,16 @@ class Child:
         )
 
     def send(self, message: dict[str, Any]) -> None:
-        """Tell the child something; a child that has gone is noticed by its exit."""
-        with contextlib.suppress(BrokenPipeError):
-            write(self._commands, message)
+        """Tell the child something; a child that has gone is noticed by its exit.
+
+        Raises:
+            Unread: It does not read, and nothing more fits.
+        """
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                write(self._commands, message)
+        except BlockingIOError as full:
+            raise Unread(f"the {self.name} does not read what it is told") from full
 
     def pid(self) -> int:
         """Return the process id of the child itself, as its warden tells it.
@@ -287,6 +310,12 @@ class Child:
         self._exit = self._exit or Exit(returncode=None)
         return self._exit
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether it ended by SIGKILL, by whomever, or with its warden."""
+        ended = self._exit
+        return ended is not None and ended.returncode in (None, -signal.SIGKILL)
+
     def _wait(self, seconds: float) -> bool:
         """Return whether the warden, and so the child, has ended within *seconds*."""
         give_up = time.monotonic() + seconds
@@ -307,6 +336,7 @@ class Child:
                     returncode=message["returncode"],
                     left_behind=message["left_behind"],
                     peak_mib=message["peak_mib"],
+                    cpu_seconds=message["cpu_seconds"],
                 )
 
     def leave(self, seconds: float) -> Exit:

@@ -72,6 +72,7 @@ def run(request: dict[str, Any], fds: list[int]) -> NoReturn:
                 "returncode": os.waitstatus_to_exitcode(status),
                 "left_behind": left_behind,
                 "peak_mib": usage.ru_maxrss / 1024,
+                "cpu_seconds": usage.ru_utime + usage.ru_stime,
             },
         )
     os._exit(0)

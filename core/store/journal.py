@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import StoreError
+from core.scratch import remove
 
 RESULT = "result.json"
 CURVE = "curve.parquet"
@@ -67,14 +67,14 @@ class Journal:
         """Remove what a killed session left half made; return how many trials."""
         left = list(self.partial.iterdir()) if self.partial.is_dir() else []
         for folder in left:  # what cannot be removed now is tried again next time
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
         for unnamed in self.folder.glob(".*.tmp"):
             unnamed.unlink()
         return len(left)
 
     def discard(self, run: str) -> None:
         """Remove the files of a trial that the session's end cut short."""
-        shutil.rmtree(self.partial / run, ignore_errors=True)
+        remove(self.partial / run)
 
     def keep_run(
         self, run: str, record: dict[str, Any], curve: list[dict[str, Any]]
@@ -166,7 +166,7 @@ def _clear(folder: Path) -> None:
     """
     for entry in list(os.scandir(folder)):
         if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry, ignore_errors=True)
+            remove(entry)
         elif entry.name not in LEFT_BY_TRIALS or not entry.is_file(
             follow_symlinks=False
         ):
