@@ -7,6 +7,7 @@ judge: what its processes were refused stands in their log, and how it ended in 
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -238,6 +239,7 @@ class Bench:
     def judged_again(self, name: str) -> Audit:
         """Return another audit of what the trial *name* has trained."""
         folder, data = self.folder / "runs" / name, self.data
+        again = shutil.copytree((folder / MODULE).parent, folder / "again")
         settings = {
             "seed": 0,
             "device": "cpu",
@@ -245,14 +247,12 @@ class Bench:
             "sequence_len": SEQUENCE_LEN,
             "vocab_size": VOCAB_SIZE,
             "scored_rows": SHORT.scored_rows,
-            "module": str(folder / MODULE),
-            "weights": str((folder / MODULE).with_name(WEIGHTS)),
+            "module": str(again / "train.py"),
+            "weights": str(again / WEIGHTS),
         }
         rows = open_rows(data.validation, SEQUENCE_LEN)
         rows = rows[: SHORT.scored_tokens // SEQUENCE_LEN]
         token_bytes = Tokenizer.load(data.tokenizer).token_bytes()
-        again = folder / "again"
-        again.mkdir()
         with ExitStack() as stack:
             servers = ready(stack, self.zygote, settings, again)
             return score(rows, token_bytes, servers, torch.device("cpu")).audit
