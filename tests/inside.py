@@ -61,14 +61,12 @@ class Inside:
         folder: For the children's folders.
         confined: What the latest child said of its sandbox.
         exit: How the latest child ended.
-        log: What it printed.
     """
 
     zygote: Zygote
     folder: Path
     confined: dict[str, Any] | None = None
     exit: Exit | None = None
-    log: str = ""
     _numbers: itertools.count = attrs.field(factory=itertools.count)
 
     def own(self) -> Path:
@@ -77,37 +75,48 @@ class Inside:
         own.mkdir()
         return own
 
-    def __call__(
+    def start(
         self,
         policy: Policy | None,
         function: Callable[..., Any],
         *arguments: Any,
-        environment: dict[str, str] | None = None,
-    ) -> Said:
-        """Return what *function* says in a child that *policy* confines, if there is one.
+        **options: Any,
+    ) -> Child:
+        """Start a child that calls *function* and says what came of it.
 
-        The child works in the first folder that it may write.
+        It works in the first folder that it may write; *options* are those of Child.
         """
         own = Path(policy.write[0]) if policy and policy.write else self.own()
-        log = own.with_suffix(".log")
-        child = Child.start(
+        return Child.start(
             MAIN,
             {
                 "function": f"{function.__module__}:{function.__qualname__}",
                 "arguments": arguments,
             },
-            zygote=self.zygote,
-            name="inside",
-            folder=own,
-            environment={**python_environment(ROOT), **(environment or {})},
-            log=log,
-            policy=policy,
+            **{
+                "zygote": self.zygote,
+                "name": "inside",
+                "folder": own,
+                "environment": python_environment(ROOT),
+                "log": own.with_suffix(".log"),
+                "policy": policy,
+                **options,
+            },
         )
+
+    def __call__(
+        self,
+        policy: Policy | None,
+        function: Callable[..., Any],
+        *arguments: Any,
+        **options: Any,
+    ) -> Said:
+        """Return what *function* says in a child that *policy* confines, if there is one."""
+        child = self.start(policy, function, *arguments, **options)
         try:
             self.confined = child.events.receive() if policy else None
             said = child.events.receive()
         finally:
             self.exit = child.end()
-            self.log = log.read_text()
-        assert said is not None, (self.confined, self.exit, self.log)
+        assert said is not None, (self.confined, self.exit)
         return Said(**said)
