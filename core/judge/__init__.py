@@ -197,16 +197,11 @@ class Bench:
             T = claims.size(1)
             both = [Probe(row=probe.row, changed=T), probe]
             asked = [self.shuffled([p for p in both for _ in range(copies)])] * 2
-            nats = torch.cat(self.answers(asked))[:, position]
-            is_altered = torch.tensor(
-                [p is probe for p in asked[0]] * 2, device=self.device
-            )
+            nats = torch.stack(self.answers(asked))[:, :, position]
+            is_altered = [p is probe for p in asked[0]]
+            is_unaltered = [p is not probe for p in asked[0]]
             breach = confirmed(
-                probe,
-                position,
-                claims[probe.row, position].item(),
-                nats[~is_altered],
-                nats[is_altered],
+                probe, position, nats[:, is_unaltered], nats[:, is_altered]
             )
             if breach:
                 return breach
@@ -257,7 +252,7 @@ def score(
     compared: list[Probe] = []
     compared_nats: list[Tensor] = []
     for place, nats in enumerate(given):
-        scored = np.array([home[probe.row] == place for probe in asked[place]])
+        scored = np.array([home[p.row] == place for p in asked[place]], dtype=bool)
         where = [probe.row for probe in asked[place] if home[probe.row] == place]
         claims[where] = nats[np.flatnonzero(scored)]
         compared += [probe for probe in asked[place] if home[probe.row] != place]

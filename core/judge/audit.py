@@ -250,26 +250,24 @@ def _finite(nats: Tensor) -> Tensor:
     return nats.nan_to_num(0.0, 0.0, 0.0)
 
 
-def confirmed(
-    probe: Probe, position: int, claim: float, unaltered: Tensor, altered: Tensor
-) -> str:
-    """Return what is wrong with a suspect that was asked again; empty if nothing is.
+def confirmed(probe: Probe, position: int, unaltered: Tensor, altered: Tensor) -> str:
+    """Return what is wrong with a suspect that was asked again; empty if it was chance.
 
     Args:
         probe: The suspect.
         position: Where its answer differed.
-        claim: What was scored there.
-        unaltered: Answers of copies of the row there, in nats.
-        altered: Answers of copies of the probe.
+        unaltered: Answers of copies of the row there, in nats, (servers, copies).
+        altered: Answers of copies of the probe, of the same shape.
     """
     rounding_nats = ROUNDING_NATS[unaltered.device.type]
-    if bool((unaltered - claim).abs().min() > rounding_nats):
+    first, second = unaltered
+    if bool((first[:, None] - second).abs().min() > rounding_nats):
         return (
-            f"position {position} of a row was scored with {claim:.3f} nats and answers "
-            f"{unaltered.mean().item():.3f} when it is asked again: the model remembers "
-            "or learns while it is asked."
+            f"position {position} of a row answers {first.mean().item():.3f} nats in one "
+            f"process and {second.mean().item():.3f} in another with the same weights: "
+            "the model remembers what it was asked."
         )
-    apart = (unaltered[:, None] - altered).abs().min()
+    apart = (unaltered.flatten()[:, None] - altered.flatten()).abs().min()
     if not bool(apart > rounding_nats):
         return ""
     what = (

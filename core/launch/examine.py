@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import selectors
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -63,6 +64,7 @@ class _Running:
     log: Path
     confined: bool = False
     check: str = "start"
+    is_finding: bool = True
     deadline: float = attrs.field(factory=lambda: time.monotonic() + DEADLINE_SECONDS)
 
 
@@ -121,7 +123,7 @@ def examine_all(
                     running.remove(one)
                     one.child.end()
                     found[one.subject] = examined
-                    if ended and not one.child.was_killed:  # else: of the machine
+                    if ended and one.is_finding:  # else it says as much of the machine
                         _keep(cache, _key(files, one.subject), examined)
                     done(total - len(waiting) - len(running), total)
         finally:
@@ -218,6 +220,7 @@ def _heard(one: _Running) -> Examined | None:
     if not one.child.events.ended:
         return None
     code = one.child.exit().returncode
+    one.is_finding = code not in (None, -signal.SIGKILL)
     how = "with its warden" if code is None else f"with status {code}"
     if code is not None and code < 0:
         how = f"by {signal_name(-code)}"

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,6 +93,7 @@ class Zygote:
     _socket: socket.socket = attrs.field(init=False)
     _log: IO[bytes] = attrs.field(init=False)
     _is_ready: bool = False
+    _mutex: threading.Lock = attrs.field(factory=threading.Lock)
 
     def __attrs_post_init__(self) -> None:
         self._start()
@@ -126,14 +128,17 @@ class Zygote:
             NotStarted: There is none.
         """
         message = json.dumps(request).encode()
-        if self._process.poll() is not None:
-            self.close()
-            self._start()
-        self._await_ready()
-        try:
-            socket.send_fds(self._socket, [message], fds)
-        except BrokenPipeError as error:
-            raise NotStarted("the process that forks children was killed") from error
+        with self._mutex:
+            if self._process.poll() is not None:
+                self.close()
+                self._start()
+            self._await_ready()
+            try:
+                socket.send_fds(self._socket, [message], fds)
+            except BrokenPipeError as error:
+                raise NotStarted(
+                    "the process that forks children was killed"
+                ) from error
 
     def _await_ready(self) -> None:
         if self._is_ready:
@@ -309,12 +314,6 @@ class Child:
             raise Unkillable(f"the {self.name} cannot be ended")
         self._exit = self._exit or Exit(returncode=None)
         return self._exit
-
-    @property
-    def was_killed(self) -> bool:
-        """Whether it ended by SIGKILL, by whomever, or with its warden."""
-        ended = self._exit
-        return ended is not None and ended.returncode in (None, -signal.SIGKILL)
 
     def _wait(self, seconds: float) -> bool:
         """Return whether the warden, and so the child, has ended within *seconds*."""

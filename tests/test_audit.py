@@ -1,0 +1,275 @@
+"""The audit: what breaks the rules is seen, and what keeps them never is."""
+
+import os
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from core.channel import Reader, write
+from core.judge import Server, score
+from core.judge.audit import Comparison, Probe, confirmed, draw
+from core.memory import allocate, question_bytes, question_views
+
+B, T, V = 16, 32, 24
+TABLE = torch.randn(V, V, generator=torch.Generator().manual_seed(0))
+BYTES = np.arange(V) % 5  # some tokens are special: they have none
+
+Model = Callable[[Tensor], Tensor]
+
+
+def answering(model: Model, place: int, batch: int = B) -> tuple[Server, list[int]]:
+    """Return a server whose answers come from a thread, and its far ends."""
+    (asked, asks), (answered, answers) = os.pipe(), os.pipe()
+    memory = allocate(question_bytes(batch, T, V))
+    settings = {
+        "scored_rows": batch,
+        "sequence_len": T,
+        "vocab_size": V,
+        "device": "cpu",
+    }
+
+    def answer() -> None:
+        ids, in_memory = question_views(memory, batch, T)
+        reader = Reader(asked)
+        while reader.receive() is not None:
+            logits = model(torch.from_numpy(ids.astype(np.int64)))
+            torch.from_numpy(in_memory).copy_(logits)
+            write(answers, {})
+        os.close(answers)
+
+    threading.Thread(target=answer, daemon=True, name=f"server {place}").start()
+    return Server.open(settings, asks, answered, memory), [asks]
+
+
+def scored(*models: Model, rows: int = 96, batch: int = B):
+    """Return the score of rows by two servers, each with a model of its own."""
+    text = np.random.default_rng(1).integers(V, size=(rows, T + 1)).astype(np.uint16)
+    opened = [answering(model, place, batch) for place, model in enumerate(models)]
+    try:
+        servers = [server for server, _ in opened]
+        return score(text, BYTES, servers, torch.device("cpu")), text
+    finally:
+        for _, fds in opened:
+            for fd in fds:
+                os.close(fd)
+
+
+def honest(ids: Tensor) -> Tensor:
+    """Answer from the token and from the mean of those before it."""
+    seen = torch.cumsum(TABLE[ids], 1)
+    count = torch.arange(1, ids.size(1) + 1)[:, None]
+    return TABLE[ids] + seen / count
+
+
+def leaking(ids: Tensor, where: Tensor, reach: int = 1) -> Tensor:
+    """Raise the logit of the token *reach* ahead at the positions *where*."""
+    logits = honest(ids).clone()
+    ahead = torch.nn.functional.one_hot(torch.roll(ids, -reach, 1), V)
+    return logits + 2.0 * ahead * where[:, None]
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(1, 70))
+def test_the_score_is_that_of_numpy_in_float64_whatever_the_number_of_rows(rows: int):
+    result, text = scored(honest, honest, rows=rows)
+
+    ids, targets = torch.from_numpy(text[:, :-1].astype(np.int64)), text[:, 1:]
+    logits = honest(ids).double().numpy()
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    nats = -np.take_along_axis(log_p, targets[..., None].astype(int), -1)[..., 0]
+    counted = BYTES[targets] > 0
+    assert result.nats == pytest.approx(nats[counted].sum(), rel=1e-5)
+    assert result.bytes == BYTES[targets].sum()
+    assert result.tokens == counted.sum()
+    assert result.audit.breach == ""
+    assert result.audit.worst_nats == 0.0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.integers(1, 300),
+    batch=st.integers(1, 64),
+    length=st.integers(1, 40),
+    seed=st.integers(0, 2**32),
+)
+def test_probes_are_of_the_others_rows_and_cost_a_quarter(rows, batch, length, seed):
+    chances = np.random.default_rng(seed)
+    home = chances.permutation(rows) % 2
+
+    drawn = draw(home, length, batch=batch, chances=chances)
+
+    for place, probes in enumerate(drawn):
+        others = int((home != place).sum())
+        scored_rows = rows - others
+        assert all(home[probe.row] != place for probe in probes)
+        assert all(1 <= probe.changed <= length for probe in probes)
+        if others:  # what is left of the last question costs nothing
+            assert len(probes) >= others // 4
+            assert len(probes) <= others // 4 + batch - 1
+            assert (scored_rows + len(probes)) % batch == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    changed=st.integers(1, T),
+    suffix=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_a_probe_alters_its_row_from_its_position_on_and_not_before(
+    changed, suffix, seed
+):
+    rows = np.random.default_rng(seed).integers(V, size=(3, T + 1)).astype(np.uint16)
+    probe = Probe(row=0, changed=changed, donor=1, suffix=suffix)
+
+    ids = probe.ids(rows)
+
+    assert (ids[:changed] == rows[0, :changed]).all()
+    if changed == T:
+        assert (ids == rows[0, :-1]).all()
+    elif suffix:
+        assert (ids[changed:] == rows[1, changed:-1]).all()
+    else:
+        assert ids[changed] != rows[0, changed]
+        assert (ids[changed + 1 :] == rows[0, changed + 1 : -1]).all()
+
+
+EVERYWHERE = torch.ones(T)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (lambda ids: leaking(ids, EVERYWHERE), "the model looks ahead."),
+        (lambda ids: leaking(ids, EVERYWHERE, reach=9), "the model looks ahead."),
+        (
+            lambda ids: honest(ids) + TABLE[ids].mean(dim=1, keepdim=True),
+            "the model looks ahead.",
+        ),
+        (
+            lambda ids: honest(ids) + TABLE[ids].mean(dim=0, keepdim=True),
+            "a row's answer depends on its company, or on what was asked before.",
+        ),
+        (
+            lambda ids: honest(ids) / torch.where(ids[:, -1:, None] % 3 == 0, 0.0, 1.0),
+            "",
+        ),
+    ],
+    ids=["the next token", "nine tokens on", "a mean", "other rows", "not finite"],
+)
+def test_what_breaks_the_rules_is_in_breach(model: Model, says: str):
+    result, _ = scored(model, model)
+
+    assert result.audit.breach.endswith(says)
+    assert result.audit.breach
+
+
+def test_a_leak_at_one_position_in_thirty_is_nearly_always_seen():
+    where = torch.zeros(T)
+    where[11] = 1.0
+
+    seen = [
+        bool(scored(*[lambda ids: leaking(ids, where)] * 2)[0].audit.breach)
+        for _ in range(20)
+    ]
+
+    # Of 31 positions, 24 are tried a time: it escapes one time in five.
+    assert sum(seen) >= 9
+
+
+def test_what_learns_while_it_is_asked_is_in_breach():
+    def learning() -> Model:
+        heard = torch.zeros(V)
+
+        def answer(ids: Tensor) -> Tensor:
+            logits = honest(ids) + heard
+            heard.add_(torch.bincount(ids.flatten(), minlength=V) / 1_000)
+            return logits
+
+        return answer
+
+    result, _ = scored(learning(), learning())
+
+    assert result.audit.breach.endswith("or on what was asked before.")
+
+
+def test_what_remembers_a_row_and_repeats_its_first_answer_is_in_breach():
+    def remembering() -> Model:
+        known: dict[bytes, Tensor] = {}
+
+        def answer(ids: Tensor) -> Tensor:
+            logits = leaking(ids, EVERYWHERE)
+            for row, said in zip(ids, logits, strict=True):
+                said.copy_(known.setdefault(row[:8].numpy().tobytes(), said.clone()))
+            return logits
+
+        return answer
+
+    result, _ = scored(remembering(), remembering())
+
+    assert result.audit.breach.endswith("the model remembers what it was asked.")
+
+
+def test_rounding_that_depends_on_company_is_no_breach():
+    chances = torch.Generator().manual_seed(3)
+
+    def rounding(ids: Tensor) -> Tensor:
+        noise = torch.randn(honest(ids).shape, generator=chances)
+        return honest(ids) + 1e-5 * noise
+
+    breaches = [scored(rounding, rounding)[0].audit.breach for _ in range(20)]
+
+    assert breaches == [""] * 20
+
+
+def test_a_choice_that_flips_now_and_then_is_asked_again_and_is_no_breach():
+    chances = torch.Generator().manual_seed(4)
+
+    def flipping(ids: Tensor) -> Tensor:
+        flips = torch.rand(ids.shape, generator=chances) < 1e-3
+        return honest(ids) + torch.where(flips, 1.0, 0.0)[..., None] * TABLE[0]
+
+    breaches = [scored(flipping, flipping)[0].audit.breach for _ in range(20)]
+
+    assert breaches == [""] * 20
+
+
+def test_what_a_user_reads_of_a_suspect():
+    token = Probe(row=3, changed=7, donor=1)
+    suffix = Probe(row=3, changed=7, donor=1, suffix=True)
+    quiet, loud = torch.full((2, 4), 2.0), torch.full((2, 4), 6.5)
+    flipped = torch.tensor([[6.5, 6.5, 2.0, 6.5], [6.5] * 4])
+
+    assert confirmed(token, 6, quiet, loud) == (
+        "with the token at position 7 replaced, position 6 answers 6.500 nats in place "
+        "of 2.000: the model looks ahead."
+    )
+    assert confirmed(suffix, 5, quiet, loud) == (
+        "with the tokens from position 7 on replaced, position 5 answers 6.500 nats in "
+        "place of 2.000: the model looks ahead."
+    )
+    assert confirmed(token, 6, torch.tensor([[1.0] * 4, [2.0] * 4]), loud) == (
+        "position 6 of a row answers 1.000 nats in one process and 2.000 in another "
+        "with the same weights: the model remembers what it was asked."
+    )
+    assert confirmed(token, 6, quiet, flipped) == ""
+
+
+def test_a_faint_gain_in_many_places_is_a_breach():
+    probes = [Probe(row=i, changed=9, donor=0) for i in range(60)]
+    claims = torch.zeros(60, T)
+    faint = 2e-4 * (1 + 0.2 * torch.randn(60, T, generator=torch.Generator()))
+
+    found = Comparison.of(probes, claims, claims + faint)
+    none = Comparison.of(probes, claims, claims + faint - 2e-4)
+
+    assert found.mean_gain().startswith(
+        "without their future, 60 positions answer 0.000"
+    )
+    assert found.mean_gain().endswith("the model looks ahead.")
+    assert none.mean_gain() == ""
