@@ -35,7 +35,13 @@ from tests.corpus import HARMLESS, LAYERS, ROOT, Cheat, base, mutated, told
 MODULES = (*MAINS.values(), MAIN)  # what the zygote has imported
 VOCAB_SIZE, SEQUENCE_LEN = 512, 128  # of the base
 AT_ONCE = 2  # trials; each of their processes has one thread
-SHORT = attrs.evolve(CPU, budget_seconds=1.5, scored_tokens=32_768)
+SHORT = attrs.evolve(
+    CPU,
+    budget_seconds=1.5,
+    scored_tokens=32_768,
+    startup_seconds=30.0,
+    hang_seconds=10.0,
+)
 # A leak at one position in fifty escapes every tenth audit of that many tokens; some
 # bide their time for five questions, or until they have many rows.
 LONG = attrs.evolve(SHORT, budget_seconds=3.0, scored_tokens=262_144)
