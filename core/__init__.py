@@ -15,7 +15,7 @@ spec → mutate → gates → plan → launch → judge → store → verdict �
 * plan      which trials an experiment still needs
 * channel   JSON lines over inherited pipes: what the processes of a trial say
 * sandbox   what a process may reach: Landlock and seccomp, proved by what must fail
-* scratch   remove what a trial left, however deep
+* scratch   measure and remove what a trial wrote, however deep
 * process   a child: forked from a warm parent, confined, ended for certain
 * memory    what two processes of a trial share: rows, questions, answers
 * device_memory  the same of a GPU: CUDA IPC

@@ -1,5 +1,7 @@
-"""Remove what a trial left, however deep it nested its folders."""
+"""Measure and remove what a trial wrote, however deep it nested its folders."""
 
+import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -11,3 +13,26 @@ def remove(folder: str | os.PathLike[str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     except RecursionError:  # a trial may nest thousands; rm has no stack to fill
         subprocess.run(["rm", "-rf", "--", os.fspath(folder)], check=False)
+
+
+def size_mib(folder: str | os.PathLike[str]) -> float:
+    """Return the MiB of all files below *folder*; what is gone by then counts for nothing.
+
+    Raises:
+        OSError: The folders are nested deeper than a path is long (ENAMETOOLONG).
+    """
+    size, waiting = 0, [os.fspath(folder)]
+    while waiting:
+        try:
+            entries = list(os.scandir(waiting.pop()))
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    size += entry.stat(follow_symlinks=False).st_size
+    return size / 2**20

@@ -1,9 +1,7 @@
 """Listen to the processes of a trial: what they say, how they end, how long it takes."""
 
-import contextlib
 import itertools
 import math
-import os
 import selectors
 import signal
 import statistics
@@ -21,6 +19,7 @@ from core.launch.handout import HandOut
 from core.launch.log import escaped
 from core.process.child import Child, Unkillable, Unread, signal_name
 from core.profile import Profile
+from core.scratch import size_mib
 
 VMSTAT = Path("/proc/vmstat")
 HANG_STEPS = 20  # a step that takes twenty times the median hangs, however slow it is
@@ -317,11 +316,14 @@ class Watch:
         if now < self._next_look:
             return
         self._next_look = now + LOOK_SECONDS
-        written_mib = 0.0
-        for parent, _, names in itertools.chain(*map(os.walk, self.folders)):
-            for name in names:
-                with contextlib.suppress(OSError):  # it is gone already
-                    written_mib += os.lstat(os.path.join(parent, name)).st_size / 2**20
+        try:
+            written_mib = sum(map(size_mib, self.folders))
+        except OSError as error:
+            raise Failed(
+                Status.CRASHED,
+                "the trial nests its folders deeper than a path is long.",
+                Crash.EXCEPTION,
+            ) from error
         if written_mib > self.profile.file_mib:
             raise Failed(
                 Status.CRASHED,
