@@ -24,6 +24,7 @@ from core.scratch import size_mib
 VMSTAT = Path("/proc/vmstat")
 HANG_STEPS = 20  # a step that takes twenty times the median hangs, however slow it is
 WALL_FACTOR = 10  # wall-clock seconds that a second of the budget may take
+SAID_CHARACTERS = 500  # that are kept of why a child failed
 LOOK_SECONDS = 1.0  # between two looks at what a trial has written
 GRACE_SHARE = 0.1  # of the budget, at most, for what is under way when it ends
 GRACE_STEPS = 3  # two steps may be queued when the budget ends
@@ -354,7 +355,7 @@ class Watch:
                     self.confined[child.name] = level
                 case {"event": "failed", "crash": str(crash), "message": str(text)}:
                     known = crash if crash in set(Crash) else Crash.EXCEPTION
-                    raise self.blame(child.name, text, Crash(known))
+                    raise self.blame(child.name, text[:SAID_CHARACTERS], Crash(known))
                 case {"event": str(event)} if not self.may_say(child.name, event):
                     raise self.blame(
                         child.name,
