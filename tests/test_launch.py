@@ -28,6 +28,7 @@ from core.launch.watch import SERVERS, Progress, Stopped
 from core.process.child import Zygote
 from core.profile import CPU, Profile
 from core.sandbox import landlock_abi, level
+from core.scratch import remove
 from core.training.data import Prepared, open_rows, open_source, prepare
 from core.training.tokenizer import Tokenizer
 from tests.conftest import ROOT
@@ -677,6 +678,43 @@ def test_a_loss_that_no_batch_was_handed_out_for_is_refused(run: Runner):
     assert result.message == "the trainer logged 3 losses for 2 batches."
 
 
+SHRINK = """
+for fd in os.listdir("/proc/self/fd"):
+    if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
+        try:
+            os.ftruncate(int(fd), 0)
+        except PermissionError:
+            print("it keeps its size")
+"""
+
+
+def test_memory_that_is_shared_cannot_be_taken_from_under_who_writes_into_it(
+    run: Runner, tmp_path: Path
+):
+    result = run(module(SHRINK))
+
+    assert result.status is Status.FINISHED, (result.message, result.log_tail)
+    assert "it keeps its size" in (tmp_path / "run" / LOG).read_text()
+
+
+def test_a_trainer_that_asks_and_does_not_read_stops_nobody(run: Runner):
+    asks = 10_000 * encode({"event": "ask", "rows": 8})  # their answers fill a pipe
+
+    result = run(module(SAY.format(line=asks) + "time.sleep(600)"))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.message == "the trainer does not read what it is told."
+
+
+def test_what_a_trainer_says_of_its_failure_is_cut(run: Runner):
+    said = {"event": "failed", "crash": "exception", "message": "x" * 100_000}
+
+    result = run(saying(said))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.message == "x" * 500
+
+
 COMPUTES_ON = """
     def state_dict(self, *arguments, **options):
         def compute():
@@ -721,6 +759,40 @@ def test_a_trial_that_fills_the_disk_with_many_files_is_ended(run: Runner, folde
     assert result.message == "the trial wrote 100 MiB to its folders: at most 64."
 
 
+NEST = """
+for _ in range(LEVELS):
+    os.mkdir("d")
+    os.chdir("d")
+for name in "ab":
+    open(name, "wb").truncate(10 << 20)
+"""
+
+
+def test_a_trial_that_nests_its_folders_is_looked_at_and_removed(
+    run: Runner, tmp_path: Path
+):
+    little = attrs.evolve(QUICK, budget_seconds=60.0, file_mib=16.0)
+
+    result = run(module(NEST.replace("LEVELS", "1500")), little)
+    remove(tmp_path / "run")
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.message == "the trial wrote 20 MiB to its folders: at most 16."
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trial_that_hides_files_deeper_than_a_path_is_long_is_ended(
+    run: Runner, tmp_path: Path
+):
+    long = attrs.evolve(QUICK, budget_seconds=60.0)
+
+    result = run(module(NEST.replace("LEVELS", "3000")), long)
+    remove(tmp_path / "run")  # pytest's own way does not get there
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
+    assert result.message == "the trial nests its folders deeper than a path is long."
+
+
 # --- what it leaves in the place of its weights
 
 LEAVE = """
@@ -751,7 +823,7 @@ def leaving(deed: str) -> str:
 def test_what_is_no_plain_file_of_its_own_is_not_taken_for_weights(
     run: Runner, deed: str, found: str
 ):
-    # The sandbox would not let it make a link or a pipe.
+    # The sandbox would not let it make a symbolic link or a pipe.
     result = run(leaving(deed), is_confined=False)
 
     assert (result.status, result.crash) == (Status.INVALID, None)
