@@ -768,26 +768,32 @@ for name in "ab":
 """
 
 
+@pytest.fixture
+def removed(tmp_path: Path) -> Iterator[Path]:
+    """Return the run folder, which pytest's own way of removing does not get through."""
+    yield tmp_path / "run"
+    remove(tmp_path / "run")
+
+
 def test_a_trial_that_nests_its_folders_is_looked_at_and_removed(
-    run: Runner, tmp_path: Path
+    run: Runner, removed: Path
 ):
     little = attrs.evolve(QUICK, budget_seconds=60.0, file_mib=16.0)
 
     result = run(module(NEST.replace("LEVELS", "1500")), little)
-    remove(tmp_path / "run")
+    remove(removed)
 
     assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
     assert result.message == "the trial wrote 20 MiB to its folders: at most 16."
-    assert not (tmp_path / "run").exists()
+    assert not removed.exists()
 
 
 def test_a_trial_that_hides_files_deeper_than_a_path_is_long_is_ended(
-    run: Runner, tmp_path: Path
+    run: Runner, removed: Path
 ):
     long = attrs.evolve(QUICK, budget_seconds=60.0)
 
     result = run(module(NEST.replace("LEVELS", "3000")), long)
-    remove(tmp_path / "run")  # pytest's own way does not get there
 
     assert (result.status, result.crash) == (Status.CRASHED, Crash.EXCEPTION)
     assert result.message == "the trial nests its folders deeper than a path is long."
