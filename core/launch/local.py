@@ -283,8 +283,7 @@ class LocalTrial:
             profile, trainer.pid(), profile.budget_seconds
         )
         with contextlib.suppress(psutil.NoSuchProcess):  # whoever waits for it says so
-            before = psutil.Process(trainer.pid()).cpu_times()
-            self._helped_seconds = before.children_user + before.children_system
+            self._helped_seconds = _helper_seconds(trainer.pid())
         trainer.send({})
         said = self.watch.await_message("trainer", "trained", budget=budget)
         train_seconds = budget.used()
@@ -309,11 +308,10 @@ class LocalTrial:
         overtime_seconds = budget.overrun()
         self.take_weights()
         trainer = self.watch.children["trainer"]
-        own_seconds = budget.clock.now()
         trainer.send({})
         ended = trainer.leave(EXIT_SECONDS)
         if profile.clock == "cpu":
-            self.check_helpers(ended.cpu_seconds - own_seconds - self._helped_seconds)
+            self.check_helpers(ended.helper_seconds - self._helped_seconds)
         return overtime_seconds
 
     def check_helpers(self, seconds: float) -> None:
@@ -322,7 +320,7 @@ class LocalTrial:
         Its clock counts its own CPU time alone.
 
         Raises:
-            Failed: That was more than the trainer needs to end.
+            Failed: That was more than the trainer needs.
         """
         profile = self.trial.profile
         most = profile.save_seconds + GRACE_SHARE * profile.budget_seconds
@@ -478,6 +476,21 @@ def _between(settings: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
     finally:
         for fd in opened:
             os.close(fd)
+
+
+def _helper_seconds(pid: int) -> float:
+    """Return the CPU time of all that the process *pid* has started, running or not.
+
+    Raises:
+        psutil.NoSuchProcess: One has ended meanwhile.
+    """
+    process = psutil.Process(pid)
+    ended = process.cpu_times()
+    running = [below.cpu_times() for below in process.children(recursive=True)]
+    return sum(
+        (sum(times[:4]) for times in running),
+        ended.children_user + ended.children_system,
+    )
 
 
 def _number(said: Any) -> float | None:

@@ -186,13 +186,13 @@ class Exit:
             itself was killed.
         left_behind: Processes that the child had started and that had to be ended.
         peak_mib: Largest resident memory of any process below the warden.
-        cpu_seconds: CPU time of all of them.
+        helper_seconds: CPU time of all of them but the child itself.
     """
 
     returncode: int | None
     left_behind: int = 0
     peak_mib: float | None = None
-    cpu_seconds: float = 0.0
+    helper_seconds: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -335,7 +335,7 @@ class Child:
                     returncode=message["returncode"],
                     left_behind=message["left_behind"],
                     peak_mib=message["peak_mib"],
-                    cpu_seconds=message["cpu_seconds"],
+                    helper_seconds=message["helper_seconds"],
                 )
 
     def leave(self, seconds: float) -> Exit:

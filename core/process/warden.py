@@ -62,6 +62,8 @@ def run(request: dict[str, Any], fds: list[int]) -> NoReturn:
     for end in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError):
             end(child, signal.SIGKILL)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    own = psutil.Process(child).cpu_times()  # while it has not been waited for
     _, status = os.waitpid(child, 0)
     left_behind = _sweep()
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -72,7 +74,9 @@ def run(request: dict[str, Any], fds: list[int]) -> NoReturn:
                 "returncode": os.waitstatus_to_exitcode(status),
                 "left_behind": left_behind,
                 "peak_mib": usage.ru_maxrss / 1024,
-                "cpu_seconds": usage.ru_utime + usage.ru_stime,
+                "helper_seconds": usage.ru_utime
+                + usage.ru_stime
+                - (own.user + own.system),
             },
         )
     os._exit(0)
