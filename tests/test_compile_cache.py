@@ -1,12 +1,19 @@
 """What torch.compile keeps: from the base alone, and a copy for each trial."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from core.launch import Status
 from core.launch.compile_cache import CompileCache
+from core.launch.local import LOG
 from core.scratch import remove
+from tests import test_launch
+from tests.test_launch import Runner, module
+
+data, run = test_launch.data, test_launch.run  # fixtures
 
 
 @pytest.fixture
@@ -73,6 +80,51 @@ def test_links_are_not_followed(cache: CompileCache, tmp_path: Path):
     assert not (cache.own("trainer") / "inductor" / "link.py").exists()
 
 
+@pytest.mark.parametrize("made", ["pipe", "link to a folder", "nothing"])
+def test_what_is_no_plain_file_is_not_kept(
+    cache: CompileCache, tmp_path: Path, made: str
+):
+    own = cache.own("trainer")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret").write_text("sealed")
+    if made == "pipe":
+        os.mkfifo(own / "pipe")
+    elif made == "link to a folder":
+        (own / "folder").symlink_to(tmp_path / "elsewhere")
+
+    cache.adopt()
+    kept = (cache.folder / "kept").exists()
+    cache.fill()
+
+    assert not kept
+    assert list(own.iterdir()) == []
+    assert (tmp_path / "elsewhere" / "secret").read_text() == "sealed"
+
+
+def test_what_a_killed_session_had_begun_to_keep_is_not_kept(cache: CompileCache):
+    torn = cache.folder / "making" / "trainer" / "inductor" / "ab" / "kernel.py"
+    torn.parent.mkdir(parents=True)
+    torn.write_text("of th")
+
+    cache.fill()
+    before = list(cache.own("trainer").iterdir())
+    put(cache, "trainer", "of the base", "cd/another.py")
+    cache.adopt()
+    cache.fill()
+
+    assert before == []
+    kept = [path.name for path in cache.own("trainer").rglob("*.py")]
+    assert kept == ["another.py"]
+
+
+def test_nothing_is_left_of_what_a_trial_before_compiled(cache: CompileCache):
+    put(cache, "trainer", "of an edit")
+
+    cache.fill()
+
+    assert list(cache.own("trainer").iterdir()) == []
+
+
 def test_folders_of_processes_stay_the_same_folders(cache: CompileCache):
     own = cache.own("trainer")
     put(cache, "trainer", "something")
@@ -98,3 +150,61 @@ def test_folders_nested_by_the_thousand_are_removed(tmp_path: Path):
     remove(deep)
 
     assert not deep.exists()
+
+
+# A trial whose loss is compiled, which says how much of that it found.
+COMPILES = """
+from torch._dynamo.utils import counters
+found = counters["inductor"]
+print("compiled:", found["fxgraph_cache_hit"], "found,", found["fxgraph_cache_miss"], "missed")
+"""
+
+
+def compiling(factor: int) -> str:
+    """Return a module that compiles two graphs, of which *factor* changes one."""
+    source = module(COMPILES).replace(
+        "F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())",
+        "loss_of(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())",
+    )
+    source = source.replace(
+        "    optimizer =",
+        "    loss_of = torch.compile(F.cross_entropy, dynamic=False)\n"
+        f"    torch.compile(lambda x: {factor} * x.sin())(torch.ones(8))\n"
+        "    optimizer =",
+    )
+    return source.replace("is_real and step == 1", "is_real and step == 0")
+
+
+@pytest.mark.slow
+def test_torch_compile_works_inside_and_finds_what_the_base_has_compiled(
+    run: Runner, tmp_path: Path
+):
+    cache, told = CompileCache(tmp_path / "compile"), []
+
+    def trial(factor: int, *, is_base: bool) -> None:
+        result = run(compiling(factor))
+        assert result.status is Status.FINISHED, (result.message, result.log_tail)
+        assert result.sandbox.startswith("landlock")
+        said = re.findall(r"compiled: (\d+) found, (\d+) missed", log_of(tmp_path))
+        told.append(tuple(map(int, said[0])))
+        remove(tmp_path / "run")
+        if is_base:
+            cache.adopt()
+        cache.clear()
+
+    trial(2, is_base=True)
+    trial(2, is_base=False)
+    trial(3, is_base=False)  # compiles one graph anew
+    trial(3, is_base=False)  # ... and finds it no more the next time
+
+    graphs = sum(told[0])
+    assert told == [
+        (0, graphs),
+        (graphs, 0),
+        (graphs - 1, 1),
+        (graphs - 1, 1),
+    ]
+
+
+def log_of(tmp_path: Path) -> str:
+    return (tmp_path / "run" / LOG).read_text()

@@ -715,6 +715,33 @@ def test_what_a_trainer_says_of_its_failure_is_cut(run: Runner):
     assert result.message == "x" * 500
 
 
+HELPED = """
+if os.fork() == 0:
+    if DETACHED and os.fork():
+        os._exit(0)
+    while time.process_time() < 2.0:
+        pass
+    os._exit(0)
+os.wait()
+time.sleep(3.0 if DETACHED else 0.0)
+"""
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_processes_that_compute_for_a_trainer_do_not_escape_its_clock(
+    run: Runner, detached: bool
+):
+    result = run(module(HELPED.replace("DETACHED", str(detached))))
+
+    assert (result.status, result.crash) == (Status.INVALID, None)
+    assert re.fullmatch(
+        r"processes that the trainer started used [12]\.\d s of CPU time beside its "
+        r"clock: at most 0\.5\.",
+        result.message,
+    )
+    assert result.score is None
+
+
 COMPUTES_ON = """
     def state_dict(self, *arguments, **options):
         def compute():
