@@ -175,6 +175,8 @@ from core.process.child import Zygote
 from tests.inside import Inside
 from tests.test_process import sleep, who
 
+# Whoever starts the tests in the background lets them ignore it, and all below them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 folder = Path(sys.argv[1])
 inside = Inside(Zygote(Path(sys.argv[2]), ("tests.test_process",)), folder)
 print(inside(None, who).returned["zygote"], inside.start(None, sleep).pid(), flush=True)
