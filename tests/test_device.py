@@ -50,6 +50,7 @@ def test_a_gpu_is_described_by_what_runs_are_compared_within(fake_gpus: FakeDriv
             driver="580.65.06",
             memory_mib=143_771.0,
             capability=(9, 0),
+            minor=0,
         ),
     )
     assert gpus()[0].label == "GPU-44444444 (NVIDIA H200)"
