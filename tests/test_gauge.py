@@ -15,9 +15,11 @@ import pytest
 from core.device import DeviceFailed, cpu, gpus
 from core.launch import Conditions, Result, Status
 from core.launch import gauge as gauge_module
+from core.launch.compile_cache import CompileCache
 from core.launch.gauge import Gauge, Occupied
 from core.launch.local import LocalTrial
 from core.launch.watch import Progress
+from core.process.child import Zygote
 from tests.nvml import LOST, FakeDriver, a_gpu
 from tests.test_launch import QUICK, data, module, nothing_is_left, trial_of
 
@@ -263,7 +265,7 @@ LONG = attrs.evolve(QUICK, budget_seconds=60.0)
 
 
 @pytest.fixture
-def run(data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def run(data, zygote: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return what runs a trial in which *then* happens after the first step."""
     monkeypatch.setattr(gauge_module, "LOOK_SECONDS", 0.05)
 
@@ -278,7 +280,8 @@ def run(data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         result = LocalTrial.start(
             trial_of(module(), profile, data, cpu()),
             tmp_path,
-            compile_cache=tmp_path / "compile",
+            zygote=zygote,
+            compile_cache=CompileCache(tmp_path / "compile"),
             stop_fd=never,
             show=show,
             gauge=gauge,
