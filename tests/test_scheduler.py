@@ -751,6 +751,8 @@ def test_two_devices_train_at_once_and_each_next_trial_is_up_before_its_device_i
 def test_ctrl_c_ends_what_trains_and_what_waits(
     start: Callable[..., Scheduler], tmp_path: Path
 ):
+    # Whoever starts the tests in the background lets them ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     up: list[psutil.Process] = []
     steps = iter(range(20))
 
