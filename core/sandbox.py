@@ -107,7 +107,9 @@ SIGNALS = {
 }
 # CUDA does not start without a socket that it listens to, and nobody connects to.
 SOCKETS = {"socket": 41, "bind": 49, "listen": 50}
+STARTS = {"fork": 57, "vfork": 58, "execve": 59, "execveat": 322}
 CLONE, CLONE3, PRLIMIT, SET_AFFINITY = 56, 435, 302, 203
+THREAD = 0x0001_0000  # CLONE_THREAD
 NAMESPACES = 0x7E02_0080  # CLONE_NEW*: user, mount, pid, net, ipc, uts, cgroup, time
 X32 = 0x4000_0000
 
@@ -128,6 +130,7 @@ class Policy:
         lists: Folders whose names it may list, and those of the folders below.
         gpus: Minor numbers of the GPUs that it may use.
         secret: A file that it must not be able to read.
+        starts: It may start processes.
         file_mib: Largest file that it may write; None for no bound.
         host_mib: Most memory of the machine that it may ask for; None for no bound.
     """
@@ -137,6 +140,7 @@ class Policy:
     lists: tuple[str, ...] = ()
     gpus: tuple[int, ...] = ()
     secret: str = ""
+    starts: bool = True
     file_mib: float | None = None
     host_mib: float | None = None
 
@@ -182,7 +186,7 @@ def enter(policy: Policy, abi: int | None = None) -> None:
         raise NotConfined(f"landlock_restrict_self: {_error()}")
     os.close(rules)
     _drop_capabilities()
-    _filter(can_signal=abi >= 6, can_listen=bool(policy.gpus))
+    _filter(can_signal=abi >= 6, can_listen=bool(policy.gpus), can_start=policy.starts)
 
 
 def _error() -> str:
@@ -278,12 +282,13 @@ def _drop_capabilities() -> None:
         raise NotConfined(f"capset: {_error()}")
 
 
-def _filter(*, can_signal: bool, can_listen: bool) -> None:
+def _filter(*, can_signal: bool, can_listen: bool, can_start: bool) -> None:
     """Install the seccomp filter.
 
     Args:
         can_signal: Landlock keeps signals inside, so they need not be refused.
         can_listen: Local sockets can be made, for CUDA.
+        can_start: Processes can be started, and not threads alone.
     """
     refuse, absent = 0x0005_0000 | errno.EPERM, 0x0005_0000 | errno.ENOSYS
     allow = 0x7FFF_0000
@@ -310,6 +315,7 @@ def _filter(*, can_signal: bool, can_listen: bool) -> None:
         (load, 0, 0, first),
         (any_bit, 0, 1, NAMESPACES),
         (give, 0, 0, refuse),
+        *(() if can_start else [(any_bit, 1, 0, THREAD), (give, 0, 0, refuse)]),
         (give, 0, 0, allow),
     )
     if can_listen:
@@ -340,6 +346,7 @@ def _filter(*, can_signal: bool, can_listen: bool) -> None:
         *DENIED.values(),
         *(() if can_listen else SOCKETS.values()),
         *(() if can_signal else SIGNALS.values()),
+        *(() if can_start else STARTS.values()),
     ]
     for call in denied:
         when(call, (give, 0, 0, refuse))
@@ -402,6 +409,14 @@ def _attempts(policy: Policy) -> Iterator[tuple[str, Callable[[], object]]]:
     )
     yield "change a file's mode", partial(os.chmod, "/dev/null", 0o666)
     yield "make a namespace", partial(_called, "unshare", 0x1000_0000)
+    if not policy.starts:
+        yield "start a process", _start
+
+
+def _start() -> None:
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
 
 
 def _open(path: str, flags: int) -> None:

@@ -347,6 +347,10 @@ FAILURES = {
         "Mine() failed: its answer is not the worker's.\n\n"
         "hint: correct codemods/ideas/one.py."
     ),
+    FORGE.format("{'unconfined': 'Landlock is off'}"): (
+        "Mine() failed: its answer is not the worker's.\n\n"
+        "hint: correct codemods/ideas/one.py."
+    ),
     FORGE.format("{'state': 'working'}"): (
         "Mine() failed: its answer is not the worker's.\n\n"
         "hint: correct codemods/ideas/one.py."
@@ -518,7 +522,7 @@ def test_a_module_that_nobody_vetted_is_refused(project, monkeypatch):
     )
 
 
-def test_a_codemod_that_is_late_leaves_no_process(project):
+def test_a_codemod_that_nothing_confines_and_that_is_late_leaves_no_process(project):
     seconds = str(600 + os.getpid())  # whose it is
     late = write(
         project,
@@ -529,7 +533,9 @@ def test_a_codemod_that_is_late_leaves_no_process(project):
         """,
     )
 
-    error_of_late, *_ = mutate_all([job(late)], project=project, timeout_seconds=2)
+    error_of_late, *_ = mutate_all(
+        [job(late)], project=project, timeout_seconds=2, confined=False
+    )
 
     assert isinstance(error_of_late, CodemodRefused)
     assert error_of_late.message == "Mine() took longer than 2 s."
@@ -555,8 +561,16 @@ def test_a_codemod_that_is_late_leaves_no_process(project):
             "__import__('os').kill(__import__('os').getppid(), 0)",
             "[Errno 1] Operation not permitted",
         ),
+        ("__import__('os').fork()", "[Errno 1] Operation not permitted"),
+        (
+            "__import__('os').execv('/bin/true', ['true'])",
+            "[Errno 1] Operation not permitted",
+        ),
     ],
-    ids=["writes a codemod", "reads elsewhere", "opens a socket", "signals its worker"],
+    ids=[
+        *("writes a codemod", "reads elsewhere", "opens a socket"),
+        *("signals its worker", "leaves a process", "runs a program"),
+    ],
 )
 def test_a_codemod_reaches_nothing_but_what_it_is_given(
     project, tmp_path_factory, deed, what

@@ -794,6 +794,27 @@ def test_every_call_on_the_list_is_refused(inside: Inside, policy: Policy):
     assert said.returned == dict.fromkeys(everything, errno.EPERM)
 
 
+def start_a_thread_and_a_process() -> str:
+    threading.Thread(target=ran.append, args=("a thread",)).start()
+    os.fork()
+    return "both"
+
+
+ran: list[str] = []
+
+
+def test_who_may_not_start_processes_has_threads_alone(inside: Inside, policy: Policy):
+    alone = attrs.evolve(policy, starts=False)
+
+    started = inside(alone, start_a_thread_and_a_process)
+    called = inside(alone, calls, sandbox.STARTS)
+
+    assert started == FILTERED
+    assert called.returned == dict.fromkeys(sandbox.STARTS, errno.EPERM)
+    assert inside.confined is not None
+    assert inside.confined["tried"] == len(DEEDS) + 1
+
+
 def test_the_numbers_on_the_list_are_those_of_the_kernels_header(tmp_path: Path):
     header = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
     if not header.exists():

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import resource
+import signal
 import sys
 import traceback
 from importlib.machinery import (
@@ -34,11 +35,9 @@ from core.errors import MutationError
 from core.mutate import compare, vetting
 
 # What a fork may say of its job; the rest is the worker's to say
-OUTCOME = (
-    *("steps", "error", "message", "hint"),
-    *("failed", "unreadable", "unconfined"),
-)
+OUTCOME = ("steps", "error", "message", "hint", "failed", "unreadable")
 MAX_MEMORY_BYTES = 8 << 30  # address space of one job
+MAX_SAID_CHARACTERS = 64 << 20  # of one job; a source has 2**18 bytes at most
 
 
 class FromSource(SourceFileLoader):
@@ -119,16 +118,20 @@ def in_a_fork(
             limit(request["timeout_seconds"])
             with open(writing, "w", encoding="utf-8") as pipe:
                 why = confine(request) if request["confined"] else ""
-                if why:
-                    json.dump({"unconfined": why}, pipe)
-                else:
+                # Before a codemod runs, so that none can say it.
+                print(json.dumps(why), file=pipe, flush=True)
+                if not why:
                     json.dump(outcome(tree, calls, request["folders"]), pipe)
         finally:
             os._exit(0)
     os.close(writing)
-    with open(reading, encoding="utf-8") as pipe:
-        text = pipe.read()
+    with open(reading, encoding="utf-8", errors="replace") as pipe:
+        unconfined, text = pipe.readline(), pipe.read(MAX_SAID_CHARACTERS)
+        if len(text) == MAX_SAID_CHARACTERS:
+            os.kill(child, signal.SIGKILL)  # it would write for ever
     _, status = os.waitpid(child, 0)
+    if unconfined and (why := json.loads(unconfined)):
+        return {"unconfined": why}
     return said(text) if text else {"died": os.waitstatus_to_exitcode(status)}
 
 
@@ -138,6 +141,7 @@ def confine(request: Any) -> str:
         read=tuple(filter(os.path.isdir, request["folders"])),
         # Python looks for modules by the names in a folder.
         lists=(request["project"],),
+        starts=False,
     )
     try:
         sandbox.enter(policy)
