@@ -34,5 +34,7 @@ def size_mib(folder: str | os.PathLike[str]) -> float:
                 waiting.append(entry.path)
             else:
                 with contextlib.suppress(FileNotFoundError):
-                    size += entry.stat(follow_symlinks=False).st_size
+                    found = entry.stat(follow_symlinks=False)
+                    # Space can be had without a length, and a length without space.
+                    size += max(found.st_size, 512 * found.st_blocks)
     return size / 2**20

@@ -5,6 +5,7 @@ judge: what its processes were refused stands in their log, and how it ended in 
 `Result`.  What the parent would catch if there were no sandbox, a trial without one says.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -70,13 +71,13 @@ class Tried:
     result: Result
     printed: str
 
-    def caught(self, honest_bpb: float) -> dict[str, str]:
+    def caught(self, honest_bpb: Callable[[], float]) -> dict[str, str]:
         """Return what the user sees, by the layer that says it.
 
         Whoever gets a number that is better than an honest one, nobody has caught.
 
         Args:
-            honest_bpb: Of the base, with the same budget.
+            honest_bpb: Measures what the base gets with the same budget.
         """
         result, found = self.result, {}
         said = [*self.printed.splitlines(), result.message]
@@ -84,7 +85,7 @@ class Tried:
             found["sandbox"] = "\n".join(dict.fromkeys(refused))
         if result.status is Status.FINISHED:
             assert result.score is not None
-            gain = honest_bpb - result.score.val_bpb
+            gain = honest_bpb() - result.score.val_bpb
             if gain > NOISE_BPB:
                 return {}
             found[HARMLESS] = f"no better: {-gain:+.4f} bpb"
@@ -219,7 +220,7 @@ class Bench:
     def caught(self, cheats: Sequence[Cheat]) -> dict[str, dict[str, str]]:
         """Return what each layer says of each cheat, by name and layer; cheapest first."""
         sources = {cheat.name: self.merged(cheat.source) for cheat in cheats}
-        honest_bpb, gates = self.honest_bpb(), self.gates(sources)
+        honest_bpb, gates = functools.cache(self.honest_bpb), self.gates(sources)
         tried = self.trials(sources)
         found = {}
         for cheat in cheats:
@@ -240,7 +241,7 @@ class Bench:
         for seed in (0, 1):
             run = f"{name} unconfined {seed}"
             tried = self.trial(run, source, seed=seed, is_confined=False)
-        return tried.caught(0.0).get("parent", "")
+        return tried.caught(lambda: 0.0).get("parent", "")
 
     def judged_again(self, name: str) -> Audit:
         """Return another audit of what the trial *name* has trained."""

@@ -15,7 +15,7 @@ from tests.corpus import HARMLESS, Cheat, Honest, base, load_cheats, load_honest
 from tests.layers import MODULES, Bench, Tried
 
 # One for each layer that can be the first to catch it, without the gates' seconds.
-QUICK = ("read_path", "reroll_blames_machine", "print_summary", "ahead_real_text")
+QUICK = ("read_path", "reroll_blames_machine", "ahead_real_text")
 
 
 @pytest.fixture(scope="session")

@@ -160,6 +160,7 @@ def test_the_shipped_module_passes_at_every_position(tmp_path):
     assert set(began) == set(CHECKS)
 
 
+@pytest.mark.slow
 def test_long_rows_are_examined_at_some_positions_of_each_part(tmp_path):
     module = shipped(
         tmp_path, SEQUENCE_LEN=2048, TOTAL_BATCH_TOKENS=4096, MICRO_BATCH_ROWS=2

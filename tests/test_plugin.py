@@ -533,6 +533,7 @@ def test_two_sessions_cannot_use_one_project(project: pytest.Pytester):
     )
 
 
+@pytest.mark.slow
 def test_a_prediction_that_no_affordable_plan_can_show_is_refused(
     project: pytest.Pytester,
 ):

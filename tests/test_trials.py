@@ -117,6 +117,7 @@ def test_a_session_measures_reports_and_remembers(
     assert len(runs(project)) == 4
 
 
+@pytest.mark.slow
 def test_a_nan_is_reproduced_and_fails_the_run_with_the_log(project: pytest.Pytester):
     spec(project, "broken", NAN)
 

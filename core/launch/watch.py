@@ -1,5 +1,6 @@
 """Listen to the processes of a trial: what they say, how they end, how long it takes."""
 
+import contextlib
 import itertools
 import math
 import selectors
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import psutil
 
 from core.channel import BadLine
 from core.launch import Crash, Status, Step
@@ -25,10 +27,12 @@ VMSTAT = Path("/proc/vmstat")
 HANG_STEPS = 20  # a step that takes twenty times the median hangs, however slow it is
 WALL_FACTOR = 10  # wall-clock seconds that a second of the budget may take
 SAID_CHARACTERS = 500  # that are kept of why a child failed
-LOOK_SECONDS = 1.0  # between two looks at what a trial has written
+LOOK_SECONDS = 1.0  # between two looks at what a trial has written and started
+MOST_PROCESSES = 512  # of a trial; a compiler has some for each core
 GRACE_SHARE = 0.1  # of the budget, at most, for what is under way when it ends
 GRACE_STEPS = 3  # two steps may be queued when the budget ends
-# What CUDA says when the machine failed and not the module.
+# What CUDA says when the machine failed and not the module.  Believed before the clock
+# starts, when to run again gains nothing; then the driver is asked instead.
 MACHINE_ERRORS = (
     "uncorrectable ECC error",
     "uncorrectable NVLink error",
@@ -175,6 +179,7 @@ class Watch:
     _answers: int = 0
     _next_look: float = 0.0
     _oom_kills: int = attrs.field(factory=kernel_oom_kills)
+    _pids: int = attrs.field(factory=lambda: len(psutil.pids()))  # of the machine
     _phase_began: float = attrs.field(factory=time.monotonic)
     _last_sign: float = attrs.field(factory=time.monotonic)
 
@@ -182,6 +187,7 @@ class Watch:
         """Begin the first phase: the device is free now.  Returns the time."""
         self._phase_began = self._last_sign = time.monotonic()
         self._oom_kills = kernel_oom_kills()
+        self._pids = len(psutil.pids())
         self.show(Progress(phase=self.phase, seconds=0.0))
         return self._phase_began
 
@@ -305,7 +311,32 @@ class Watch:
             self.take(key.data)
         if self.phase == "train":
             self.look()
-        self.look_at_disk()
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            self.look_at_disk()
+            self.look_at_processes()
+
+    def look_at_processes(self) -> None:
+        """End a trial that starts processes without end.
+
+        Raises:
+            Failed: It has.
+        """
+        if len(psutil.pids()) - self._pids <= MOST_PROCESSES:  # cheap: no look at each
+            return
+        running = 0
+        for child in self.children.values():
+            if not child.closed:
+                with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    warden = psutil.Process(psutil.Process(child.pid()).ppid())
+                    running += len(warden.children(recursive=True))
+        if running > MOST_PROCESSES:
+            raise Failed(
+                Status.CRASHED,
+                f"the trial runs {running:,} processes: at most {MOST_PROCESSES}.",
+                Crash.EXCEPTION,
+            )
 
     def look_at_disk(self) -> None:
         """End a trial that writes more than it may.
@@ -313,10 +344,6 @@ class Watch:
         Raises:
             Failed: It has.
         """
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + LOOK_SECONDS
         try:
             written_mib = sum(map(size_mib, self.folders))
         except OSError as error:
@@ -469,7 +496,9 @@ class Watch:
     def blame(self, name: str, message: str, crash: Crash = Crash.EXCEPTION) -> Failed:
         """Return a failure: the candidate's own, unless it is ours or the machine's."""
         message = escaped(message)
-        if name == "judge" or any(error in message for error in MACHINE_ERRORS):
+        is_early = self.phase == "start"
+        of_machine = is_early and any(error in message for error in MACHINE_ERRORS)
+        if name == "judge" or of_machine:
             return Failed(Status.INFRASTRUCTURE, message)
         return Failed(Status.CRASHED, message, crash)
 

@@ -50,11 +50,12 @@ def run(request: dict[str, Any], fds: list[int]) -> NoReturn:
     _prctl(PR_SET_NAME, b"warden")
     if request["cpus"]:
         os.sched_setaffinity(0, request["cpus"])  # inherited by all below
+    warden = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(control)
         os.close(report)
-        _become(request, *for_child[:3], for_child[3:])
+        _become(request, warden, *for_child[:3], for_child[3:])
     for fd in for_child:
         os.close(fd)
     write(report, {"pid": child})
@@ -83,14 +84,18 @@ def run(request: dict[str, Any], fds: list[int]) -> NoReturn:
 
 
 def _become(
-    request: dict[str, Any], log: int, events: int, commands: int, inherited: list[int]
+    request: dict[str, Any],
+    warden: int,
+    log: int,
+    events: int,
+    commands: int,
+    inherited: list[int],
 ) -> NoReturn:
     """Be the child: confine this process, prove it, run the function."""
-    warden = os.getppid()
     os.setsid()
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _prctl(PR_SET_NAME, request["name"].encode())
-    if os.getppid() != warden:
+    if os.getppid() != warden:  # it was killed before we asked to die with it
         os._exit(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for ours, theirs in ((nothing, 0), (log, 1), (log, 2)):
@@ -152,5 +157,7 @@ def _sweep() -> int:
                     process.kill()
         try:
             os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG)[0]:  # of thousands, as many as have ended
+                pass
         except ChildProcessError:
             return len(swept)
