@@ -1,9 +1,9 @@
 """Confine this process and all that it will start to what a trial needs.
 
 Landlock (https://docs.kernel.org/userspace-api/landlock.html) says which files can be
-reached; a seccomp filter closes what Landlock leaves open: sockets, other processes,
-owners and modes of files, new namespaces.  Both are inherited, and nobody can take them
-back.  Whether they hold is never concluded from a version: `prove` tries what must fail.
+reached, or, where the kernel's is too old, a file system of its own holds no others; a
+seccomp filter closes what that leaves open: sockets, other processes, owners and modes
+of files, new namespaces.  All is inherited, and nobody can take it back.  Whether they hold is never concluded from a version: `prove` tries what must fail.
 
 ``python -m core.sandbox`` confines itself and says whether that holds here.
 """
@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+
+from core import namespaces
+from core.namespaces import Place
 
 LEAST_ABI = 3  # of Landlock: truncation; the filter makes up for what came later
 MACHINE = "x86_64"  # whose system calls the filter knows by their numbers
@@ -152,7 +155,8 @@ def landlock_abi() -> int:
 
 def level(abi: int) -> str:
     """Return how a process is confined, as it is recorded with each run."""
-    return f"landlock {abi} + seccomp"
+    by = f"landlock {abi}" if abi >= LEAST_ABI else "namespaces"
+    return f"{by} + seccomp"
 
 
 def enter(policy: Policy, abi: int | None = None) -> None:
@@ -172,19 +176,16 @@ def enter(policy: Policy, abi: int | None = None) -> None:
         raise NotConfined(
             f"the system calls of {platform.machine()} are unknown to the filter"
         )
-    if abi < LEAST_ABI:
-        raise NotConfined(
-            f"the kernel's Landlock is version {abi}, and {LEAST_ABI} is the least"
-            if abi
-            else f"the kernel ({platform.release()}) has no Landlock, or it is off"
-        )
     _limit(policy)
-    rules = _ruleset(policy, abi)
+    rules = _ruleset(policy, abi) if abi >= LEAST_ABI else None
+    if rules is None:
+        _leave_all_but(policy, abi)
     if _libc.prctl(38, 1, 0, 0, 0):  # no new privileges
-        raise NotConfined(f"prctl: {os.strerror(ctypes.get_errno())}")
-    if _libc.syscall(446, rules, 0):
-        raise NotConfined(f"landlock_restrict_self: {_error()}")
-    os.close(rules)
+        raise NotConfined(f"prctl: {_error()}")
+    if rules is not None:
+        if _libc.syscall(446, rules, 0):
+            raise NotConfined(f"landlock_restrict_self: {_error()}")
+        os.close(rules)
     _drop_capabilities()
     _filter(can_signal=abi >= 6, can_listen=bool(policy.gpus), can_start=policy.starts)
 
@@ -230,6 +231,37 @@ def _ruleset(policy: Policy, abi: int) -> int:
         finally:
             os.close(fd)
     return rules
+
+
+def _leave_all_but(policy: Policy, abi: int) -> None:
+    """Confine this process without Landlock, of which *abi* is not enough."""
+    places = []
+    for path, rights, must_exist in _rules(policy):
+        if must_exist:
+            os.stat(path)
+        if os.path.exists(path):
+            places.append(Place(os.path.abspath(path), _kind(rights)))
+    if policy.secret:
+        os.stat(policy.secret)  # that it cannot be found there is the proof
+    try:
+        namespaces.enter(places)
+    except OSError as error:
+        landlock = (
+            f"the kernel's Landlock is version {abi}, and {LEAST_ABI} is the least"
+            if abi
+            else f"the kernel ({platform.release()}) has no Landlock, or it is off"
+        )
+        raise NotConfined(
+            f"{landlock}; nor are there namespaces to do without ({error.strerror})"
+        ) from error
+
+
+def _kind(rights: int) -> str:
+    if rights == _bits(READ_DIR):
+        return namespaces.NAME
+    if rights & _bits(IOCTL_DEV):
+        return namespaces.DEVICE
+    return namespaces.OWN if rights & _bits(WRITE_FILE) else namespaces.READ
 
 
 def _rules(policy: Policy) -> Iterator[tuple[str, int, bool]]:
@@ -361,20 +393,29 @@ def _filter(*, can_signal: bool, can_listen: bool, can_start: bool) -> None:
 # What must fail
 
 
-def prove(policy: Policy) -> int:
+def prove(policy: Policy, abi: int | None = None) -> int:
     """Try what a confined process must not be able to do; return how much was tried.
+
+    Args:
+        policy: That it entered with.
+        abi: Of Landlock; as for `enter`.
 
     Raises:
         NotConfined: Something of it went well, or what must work does not.
     """
-    tried = 0
+    abi, tried = landlock_abi() if abi is None else abi, 0
+    refused = {errno.EACCES, errno.EPERM}
+    if abi < LEAST_ABI:  # what is out of reach is not there, or cannot be written
+        refused |= {errno.ENOENT, errno.EROFS}
     for deed, attempt in _attempts(policy):
         try:
             attempt()
-        except PermissionError:
-            tried += 1
         except OSError as error:
-            raise NotConfined(f"{deed} failed for another reason: {error}") from error
+            if error.errno not in refused:
+                raise NotConfined(
+                    f"{deed} failed for another reason: {error}"
+                ) from error
+            tried += 1
         else:
             raise NotConfined(f"it could {deed}")
     return tried

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import duckdb
 import filelock
 import pytest
 
@@ -452,13 +453,16 @@ order = Experiment(
     result.stdout.fnmatch_lines(["*<Experiment order>  ↕*"])
 
 
-# As a kernel that was built without Landlock: its system calls are not there.
+# As a kernel that was built without Landlock: its system calls are not there.  The
+# number in the place of UNSHARE is refused.
 WITHOUT_LANDLOCK = """
 import ctypes, os, struct, sys
 libc = ctypes.CDLL(None)
 steps = [
-    (0x20, 0, 0, 0), (0x35, 0, 2, 444), (0x25, 1, 0, 446),
-    (0x06, 0, 0, 0x5_0000 | 38), (0x06, 0, 0, 0x7FFF_0000),
+    (0x20, 0, 0, 0),
+    (0x15, 0, 1, UNSHARE), (0x06, 0, 0, 0x5_0000 | 1),
+    (0x35, 0, 2, 444), (0x25, 1, 0, 446), (0x06, 0, 0, 0x5_0000 | 38),
+    (0x06, 0, 0, 0x7FFF_0000),
 ]
 code = b"".join(struct.pack("<HBBI", *step) for step in steps)
 kept = ctypes.create_string_buffer(code, len(code))
@@ -469,26 +473,53 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
+UNSHARE, NOTHING = "272", "-1 & 0xFFFF_FFFF"
+
+
 def test_a_machine_that_cannot_confine_what_was_edited_is_refused(
     project: pytest.Pytester,
 ):
     spec(project, "logits", SOFTCAP)
     project.runpytest_subprocess("specs", "--collect-only")  # its codemod has been run
+    without = WITHOUT_LANDLOCK.replace("UNSHARE", UNSHARE)
 
-    result = project.run(
-        sys.executable, "-c", WITHOUT_LANDLOCK, "-m", "pytest", "specs"
-    )
+    result = project.run(sys.executable, "-c", without, "-m", "pytest", "specs")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines == [
         "ERROR: edited code cannot be confined on this machine: the kernel "
-        f"({platform.release()}) has no Landlock, or it is off.",
+        f"({platform.release()}) has no Landlock, or it is off; nor are there "
+        "namespaces to do without (unshare: Operation not permitted).",
         "",
-        "hint: run on Linux 6.2 or newer with Landlock, x86-64; or trust what you run, "
-        "and have its numbers kept apart: --sandbox=none.",
+        "hint: run on Linux 6.2 or newer with Landlock, or allow user namespaces, on "
+        "x86-64; or trust what you run, and have its numbers kept apart: "
+        "--sandbox=none.",
         "",
     ]
     assert not (project.path / "runs.duckdb").exists()
+
+
+@pytest.mark.slow
+def test_without_landlock_a_session_confines_by_namespaces(project: pytest.Pytester):
+    spec(project, "logits", SOFTCAP)
+    without = WITHOUT_LANDLOCK.replace("UNSHARE", NOTHING)
+
+    result = project.run(*(
+        sys.executable,
+        "-c",
+        without,
+        "-m",
+        "pytest",
+        "specs",
+        "--budget=0.5",
+    ))
+
+    result.stdout.fnmatch_lines([
+        "sandbox namespaces + seccomp; each process proves it (* attempts must fail)"
+    ])
+    with duckdb.connect(str(project.path / "runs.duckdb"), read_only=True) as runs:
+        said = runs.sql("SELECT DISTINCT status, sandbox FROM runs").fetchall()
+    assert said == [("finished", "namespaces + seccomp")], result.outlines
 
 
 def test_two_sessions_cannot_use_one_device(project: pytest.Pytester):

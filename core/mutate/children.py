@@ -154,8 +154,8 @@ def _checked(answer: Any) -> Answer:
     if set(answer) == {"unconfined"} and isinstance(answer["unconfined"], str):
         raise SessionError(
             f"codemods cannot be confined on this machine: {answer['unconfined']}.",
-            hint="run on Linux 6.2 or newer with Landlock, x86-64; or trust what you "
-            "run: --sandbox=none.",
+            hint="run on Linux 6.2 or newer with Landlock, or allow user namespaces, on "
+            "x86-64; or trust what you run: --sandbox=none.",
         )
     match answer:
         case {"steps": [*steps], "refusals": [*refusals], **others}:

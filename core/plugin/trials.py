@@ -167,8 +167,9 @@ class Trials:
         except NotConfined as refused:
             raise SessionError(
                 f"edited code cannot be confined on this machine: {refused}.",
-                hint="run on Linux 6.2 or newer with Landlock, x86-64; or trust what "
-                "you run, and have its numbers kept apart: --sandbox=none.",
+                hint="run on Linux 6.2 or newer with Landlock, or allow user "
+                "namespaces, on x86-64; or trust what you run, and have its numbers "
+                "kept apart: --sandbox=none.",
             ) from refused
         return f"{level}; each process proves it ({tried} attempts must fail)"
 
