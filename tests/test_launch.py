@@ -250,6 +250,32 @@ def test_a_step_without_end_is_a_hang_with_a_traceback_of_every_thread(run: Runn
 
 
 @pytest.mark.slow
+def test_a_server_that_falls_silent_is_named(run: Runner):
+    sleeps = "time.sleep(600) if os.getcwd().endswith('server2')"
+    source = module(answer=f"{sleeps} else self.table[tokens]")
+
+    result = run(source, attrs.evolve(QUICK, hang_seconds=1.0))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.HANG)
+    assert "the server 2 gave no sign of life for 1." in result.message
+    assert "(phase score, step" in result.message
+
+
+@pytest.mark.slow
+def test_a_trainer_whose_cpu_clock_hardly_runs_overruns_by_the_wall(run: Runner):
+    sleeps = module("time.sleep(0.5)").replace("is_real and step == 1", "is_real")
+
+    result = run(sleeps, attrs.evolve(QUICK, hang_seconds=1.0))
+
+    assert (result.status, result.crash) == (Status.CRASHED, Crash.OVERRAN)
+    assert re.fullmatch(
+        r"training was still under way after [45] s, 0\.\d s before the end of its "
+        r"budget of 0\.3 s of CPU time \(step \d\)\.",
+        result.message,
+    )
+
+
+@pytest.mark.slow
 def test_a_trainer_that_does_not_ask_any_more_overruns(run: Runner):
     goes_on = "while True: loss = loss + model(rows).sum()"
 

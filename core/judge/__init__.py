@@ -134,14 +134,14 @@ class Bench:
         servers: Two of them.
         device: Where the softmax is taken.
         chances: To draw from.
-        said: Called after each answer.
+        said: Called after each answer with the server that is waited for next.
     """
 
     rows: np.ndarray
     servers: Sequence[Server]
     device: torch.device
     chances: np.random.Generator
-    said: Callable[[], None]
+    said: Callable[[int], None]
 
     def answers(self, asked: Sequence[Sequence[Probe]]) -> list[Tensor]:
         """Return what each server answers to its probes: nats, (probes, T) each.
@@ -181,7 +181,7 @@ class Bench:
             if self.device.type == "cuda":  # it is overwritten as soon as we ask
                 torch.cuda.synchronize()
             ask(place)
-            self.said()
+            self.said(waiting[0][0] if waiting else 0)
         return given
 
     def targets(self, rows: Sequence[int] | slice) -> Tensor:
@@ -217,7 +217,7 @@ def score(
     token_bytes: np.ndarray,
     servers: Sequence[Server],
     device: torch.device,
-    said: Callable[[], None] = lambda: None,
+    said: Callable[[int], None] = lambda place: None,
     probes_a_row: float = PROBES_A_ROW,
 ) -> Scored:
     """Return the score of what two servers answer.
@@ -228,7 +228,7 @@ def score(
             count for nothing.
         servers: Two of them.
         device: Where the softmax is taken.
-        said: Called after each answer.
+        said: Called after each answer with the server that is waited for next.
         probes_a_row: For a benchmark; 0 for none at all.
 
     Raises:
@@ -296,7 +296,7 @@ def run_judge(
             tokenizer.token_bytes(),
             servers,
             device,
-            said=lambda: write(events, {"event": "alive"}),
+            said=lambda place: write(events, {"event": "alive", "waits_for": place}),
         )
         write(events, {"event": "scored", **attrs.asdict(scored)})
 

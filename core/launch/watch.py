@@ -177,6 +177,7 @@ class Watch:
     serving: dict[str, Budget] = attrs.field(factory=dict)
     answer_seconds: float = math.inf
     _answers: int = 0
+    _waited_for: str = SERVERS[0]  # by the judge
     _next_look: float = 0.0
     _oom_kills: int = attrs.field(factory=kernel_oom_kills)
     _pids: int = attrs.field(factory=lambda: len(psutil.pids()))  # of the machine
@@ -240,7 +241,7 @@ class Watch:
 
     def overran(self, name: str, budget: Budget) -> Failed:
         """Return the failure of who did not stop when it had to."""
-        seconds = budget.overrun()
+        seconds, waited = budget.overrun(), time.monotonic() - self._phase_began
         self.children[name].end(dump=True)
         if self.phase in ("serve", "score"):
             what, limit = "load the weights", self.profile.load_seconds
@@ -252,10 +253,16 @@ class Watch:
                 Crash.OVERRAN,
             )
         was = {"train": "training was still under way", "save": "there were no weights"}
+        of_budget = f"its budget of {self.profile.budget_seconds:g} s"
+        when = f"{seconds:.1f} s after {of_budget}"
+        if seconds < 0:  # its CPU clock hardly runs
+            when = (
+                f"after {waited:.0f} s, {-seconds:.1f} s before the end of {of_budget}"
+            )
+            when += " of CPU time"
         return Failed(
             Status.CRASHED,
-            f"{was[self.phase]} {seconds:.1f} s after its budget of "
-            f"{self.profile.budget_seconds:g} s (step {len(self.curve)}).",
+            f"{was[self.phase]} {when} (step {len(self.curve)}).",
             Crash.OVERRAN,
         )
 
@@ -285,8 +292,7 @@ class Watch:
 
     def hung(self, awaited: str, now: float) -> Failed:
         """Return the failure of a trial in which *awaited* said nothing for too long."""
-        # While it scores, the judge waits for the servers.
-        silent = SERVERS[0] if self.phase == "score" else awaited
+        silent = self._waited_for if self.phase == "score" else awaited
         self.children[silent].end(dump=True)
         return self.blame(
             silent,
@@ -392,8 +398,9 @@ class Watch:
                     self.give(child, rows)
                 case {"event": "step", "loss_nats": float(loss)}:
                     self.see_step(loss)
-                case {"event": "alive"}:
+                case {"event": "alive", "waits_for": int(place)}:
                     self.see_answer()
+                    self._waited_for = SERVERS[place]
                 case {"event": "ready" | "trained" | "saved" | "serving" | "scored"}:
                     self.said.append((child.name, message))
                 case _:
