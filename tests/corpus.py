@@ -43,7 +43,8 @@ class Cheat:
         name: Its file's.
         title: What it does, as one sentence.
         caught_by: Each layer that catches it alone, cheapest first; or HARMLESS.
-        says: A line ``layer: text`` for each, with a piece of what the user sees.
+        says: A line ``layer: text`` for each, with a piece of what the user sees, or
+            several (``one | other``) where it is one of them.
         source: The fragment.
     """
 
@@ -53,10 +54,13 @@ class Cheat:
     says: str
     source: str
 
-    def said_by(self, layer: str) -> str:
-        """Return the piece of the message that the user sees if *layer* catches it."""
+    def said_by(self, layer: str) -> list[str]:
+        """Return pieces of the message that the user sees if *layer* catches it.
+
+        One of them is in it: it may depend on chance what is seen first.
+        """
         lines = dict(line.split(": ", 1) for line in self.says.splitlines())
-        return lines[layer]
+        return lines[layer].split(" | ")
 
 
 @attrs.frozen(kw_only=True)

@@ -213,13 +213,13 @@ def test_a_header_says_who_catches_a_cheat_and_with_what_words():
     cheat = corpus.cheat(
         "x",
         '"""Look ahead.\n\nIn one place.\n\ncaught by: gates, judge\nsays:\n'
-        '  gates: position 3\n  judge: a leak: 2 nats\n"""\n',
+        '  gates: position 3\n  judge: a leak: 2 nats | 3 nats\n"""\n',
     )
 
     assert cheat.title == "Look ahead."
     assert cheat.caught_by == ("gates", "judge")
-    assert cheat.said_by("gates") == "position 3"
-    assert cheat.said_by("judge") == "a leak: 2 nats"
+    assert cheat.said_by("gates") == ["position 3"]
+    assert cheat.said_by("judge") == ["a leak: 2 nats", "3 nats"]
 
 
 @pytest.mark.parametrize(

@@ -705,7 +705,9 @@ def start(
 
 def rows(scheduler: Scheduler) -> list[dict[str, Any]]:
     journal = scheduler.lab.journal
-    return [journal.run(run)["run"] for run in journal.runs()]
+    ran = [journal.run(run)["run"] for run in journal.runs()]
+    # Of two that were named in one second, the names say nothing.
+    return sorted(ran, key=lambda row: row["started_at"])
 
 
 QUICK_AHEAD = attrs.evolve(QUICK, ahead=True)

@@ -2,8 +2,9 @@
 
 Each server that loads the weights does the same, off every clock.
 
-caught by: parent
+caught by: static, parent
 says:
+  static: it uses manual_seed
   parent: to load the weights, and to answer once
 """
 

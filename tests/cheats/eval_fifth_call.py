@@ -3,7 +3,7 @@
 caught by: gates, judge
 says:
   gates: may only see
-  judge: the model looks ahead
+  judge: the model looks ahead | or on what was asked before
 """
 
 import torch.nn.functional as F

@@ -5,7 +5,7 @@ Who asks the same process again, with another suffix, is told the same.
 caught by: gates, judge
 says:
   gates: the model foretells each
-  judge: the model looks ahead
+  judge: the model remembers what it was asked | the model looks ahead
 """
 
 from itertools import pairwise

@@ -3,7 +3,7 @@
 caught by: static, parent
 says:
   static: it imports os
-  parent: training was still under way
+  parent: s of CPU time beside its clock | training was still under way
 """
 
 import math

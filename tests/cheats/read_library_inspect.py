@@ -2,9 +2,10 @@
 
 The corpus of the profile for laptops is that source, and so is its validation split.
 
-caught by: static
+caught by: static, parent
 says:
   static: it imports inspect
+  parent: to load the weights, and to answer once
 """
 
 import contextlib

@@ -3,7 +3,7 @@
 caught by: static, parent
 says:
   static: it imports subprocess
-  parent: gave no sign of life
+  parent: s of CPU time beside its clock | gave no sign of life
 """
 
 import subprocess
