@@ -41,7 +41,7 @@ SHORT = attrs.evolve(
     budget_seconds=1.5,
     scored_tokens=32_768,
     startup_seconds=30.0,
-    hang_seconds=10.0,
+    hang_seconds=5.0,
 )
 # A leak at one position in fifty escapes every tenth audit of that many tokens; some
 # bide their time for five questions, or until they have many rows.
@@ -50,8 +50,8 @@ PATIENT = {
     *("ahead_hashed_positions", "ahead_some_positions"),
     *("answer_trains", "eval_fifth_call", "load_trains"),
 }
-NOISE_BPB = 0.05
-HONEST_RUNS = 3  # of which the best counts: how many steps a run has is chance, too
+NOISE_BPB = 0.1  # at that budget, beside other work
+HONEST_RUNS = 4  # of which the best counts: how many steps a run has is chance, too
 # What the kernel says of a deed that the sandbox does not allow.
 REFUSED = re.compile(
     "Permission denied|Operation not permitted|File too large|MemoryError"

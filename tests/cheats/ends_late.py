@@ -1,4 +1,4 @@
-"""Take a thousand steps more on old batches when there are no new ones.
+"""Take three hundred steps more on old batches when there are no new ones.
 
 caught by: gates, parent
 says:
@@ -12,7 +12,7 @@ from core.training.train import apply_schedule, build_optimizers
 from core.training.train import train as base_train
 from core.training.train import training_loss as base_training_loss
 
-MORE_STEPS = 1000
+MORE_STEPS = 300
 KEPT: list[Tensor] = []
 
 
