@@ -477,6 +477,7 @@ def test_a_session_under_too_old_a_driver_is_refused(
     )
 
 
+@pytest.mark.slow
 def test_a_session_on_a_gpu_in_use_is_refused_and_its_dry_run_is_not(
     cuda_torch: pytest.Pytester, fake_gpus: FakeDriver
 ):

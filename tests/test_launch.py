@@ -666,6 +666,7 @@ LocalTrial.start(trial, folder, zygote=zygote, compile_cache=cache, stop_fd=os.p
 """
 
 
+@pytest.mark.slow
 def test_sigkill_to_the_session_leaves_no_process_behind(
     data: Prepared, tmp_path: Path
 ):
@@ -784,6 +785,7 @@ time.sleep(3.0 if DETACHED else 0.0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detached", [False, True])
 def test_processes_that_compute_for_a_trainer_do_not_escape_its_clock(
     run: Runner, detached: bool

@@ -172,6 +172,7 @@ def test_xdist_and_experiments_exclude_each_other(project: pytest.Pytester):
     )
 
 
+@pytest.mark.slow
 def test_xdist_still_runs_ordinary_tests(project: pytest.Pytester):
     spec(project, "attention", SOFTCAP)
     write(project, "tests/test_it.py", "def test_it(): pass")
