@@ -1,5 +1,6 @@
 """The audit: what breaks the rules is seen, and what keeps them never is."""
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -219,6 +220,64 @@ def test_what_remembers_a_row_and_repeats_its_first_answer_is_in_breach():
     ))
 
 
+def hides(when_alone: bool, leak: Callable[[Tensor], Tensor]) -> Model:
+    """Return a model that leaks until it is asked again.
+
+    Args:
+        when_alone: It looks for copies of a row in one question, and not in memory.
+        leak: What it answers otherwise.
+    """
+    seen: set[bytes] = set()
+
+    def answer(ids: Tensor) -> Tensor:
+        keys = [row[:8].numpy().tobytes() for row in ids]
+        alike = (ids[:, None] == ids[None]).float().mean(dim=-1) > 0.5
+        fresh = [
+            int(alike[i].sum()) == 1 if when_alone else key not in seen
+            for i, key in enumerate(keys)
+        ]
+        seen.update(keys)
+        return torch.where(torch.tensor(fresh)[:, None, None], leak(ids), honest(ids))
+
+    return answer
+
+
+def ahead(ids: Tensor, strength: Tensor, reach: int = 1) -> Tensor:
+    """Return logits that know the token *reach* ahead, as far as *strength* (B, T) says."""
+    ahead = torch.nn.functional.one_hot(torch.roll(ids, -reach, 1), V)
+    return honest(ids) + ahead * strength[..., None]
+
+
+def heavy(ids: Tensor) -> Tensor:
+    return ahead(ids, torch.where(ids % 7 == 0, 2_000.0, 12.0))
+
+
+def decoys(ids: Tensor) -> Tensor:
+    lost = torch.rand(ids.shape) < 0.008
+    known = ahead(ids, torch.full(ids.shape, 4.0))
+    return torch.where(lost[..., None], 12.0 * known.roll(1, -1), known)
+
+
+def some(ids: Tensor) -> Tensor:
+    return ahead(ids, 20.0 * ((ids * 31 + ids.roll(1, 1) * 17) % 8 == 0))
+
+
+def after_next(ids: Tensor) -> Tensor:
+    return ahead(ids, torch.full(ids.shape, 0.5), reach=2)
+
+
+@pytest.mark.parametrize("leak", [heavy, decoys, some, after_next])
+@pytest.mark.parametrize("when_alone", [True, False], ids=["twins", "memory"])
+def test_a_leak_that_hides_when_it_is_asked_again_is_in_breach(
+    leak: Callable[[Tensor], Tensor], when_alone: bool
+):
+    models = [hides(when_alone, leak) for _ in range(2)]
+
+    result, _ = scored(*models, rows=600)
+
+    assert result.audit.breach
+
+
 def test_rounding_that_depends_on_company_is_no_breach():
     chances = torch.Generator().manual_seed(3)
 
@@ -247,7 +306,8 @@ def test_what_a_user_reads_of_a_suspect():
     token = Probe(row=3, changed=7, donor=1)
     suffix = Probe(row=3, changed=7, donor=1, suffix=True)
     quiet, loud = torch.full((2, 4), 2.0), torch.full((2, 4), 6.5)
-    flipped = torch.tensor([[6.5, 6.5, 2.0, 6.5], [6.5] * 4])
+    flipped = torch.tensor([[6.5, 2.0, 2.0, 2.0], [2.0, 6.5, 6.5, 2.0]])
+    odd = torch.tensor([[2.0, 2.0, 2.0, math.nan], [2.0] * 4])
 
     assert confirmed(token, 6, quiet, loud) == (
         "with the token at position 7 replaced, position 6 answers 6.500 nats in place "
@@ -262,6 +322,9 @@ def test_what_a_user_reads_of_a_suspect():
         "with the same weights: the model remembers what it was asked."
     )
     assert confirmed(token, 6, quiet, flipped) == ""
+    assert confirmed(token, 6, quiet, odd) == (
+        "the answer to a probe is not finite, and what was scored is."
+    )
 
 
 def test_a_faint_gain_in_many_places_is_a_breach():

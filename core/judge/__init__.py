@@ -134,14 +134,15 @@ class Bench:
         servers: Two of them.
         device: Where the softmax is taken.
         chances: To draw from.
-        said: Called after each answer with the server that is waited for next.
+        said: Called after each answer with the server that gave it, and the one that is
+            waited for next.
     """
 
     rows: np.ndarray
     servers: Sequence[Server]
     device: torch.device
     chances: np.random.Generator
-    said: Callable[[int], None]
+    said: Callable[[int, int], None]
 
     def answers(self, asked: Sequence[Sequence[Probe]]) -> list[Tensor]:
         """Return what each server answers to its probes: nats, (probes, T) each.
@@ -181,7 +182,7 @@ class Bench:
             if self.device.type == "cuda":  # it is overwritten as soon as we ask
                 torch.cuda.synchronize()
             ask(place)
-            self.said(waiting[0][0] if waiting else 0)
+            self.said(place, waiting[0][0] if waiting else 0)
         return given
 
     def targets(self, rows: Sequence[int] | slice) -> Tensor:
@@ -217,7 +218,7 @@ def score(
     token_bytes: np.ndarray,
     servers: Sequence[Server],
     device: torch.device,
-    said: Callable[[int], None] = lambda place: None,
+    said: Callable[[int, int], None] = lambda place, after: None,
     probes_a_row: float = PROBES_A_ROW,
 ) -> Scored:
     """Return the score of what two servers answer.
@@ -228,7 +229,8 @@ def score(
             count for nothing.
         servers: Two of them.
         device: Where the softmax is taken.
-        said: Called after each answer with the server that is waited for next.
+        said: Called after each answer with the server that gave it, and the one that is
+            waited for next.
         probes_a_row: For a benchmark; 0 for none at all.
 
     Raises:
@@ -258,7 +260,12 @@ def score(
         compared += [probe for probe in asked[place] if home[probe.row] != place]
         compared_nats.append(nats[np.flatnonzero(~scored)])
     found = Comparison.of(compared, claims, torch.cat(compared_nats))
-    breach = found.company() or bench.ask_again(found, claims) or found.mean_gain()
+    breach = (
+        found.company()
+        or found.surplus()
+        or found.mean_gain()
+        or bench.ask_again(found, claims)
+    )
     sizes = torch.from_numpy(token_bytes.astype(np.int64)).to(device)
     counted = sizes[bench.targets(slice(None))]
     return Scored(
@@ -296,7 +303,9 @@ def run_judge(
             tokenizer.token_bytes(),
             servers,
             device,
-            said=lambda place: write(events, {"event": "alive", "waits_for": place}),
+            said=lambda place, after: write(
+                events, {"event": "alive", "answered": place, "waits_for": after}
+            ),
         )
         write(events, {"event": "scored", **attrs.asdict(scored)})
 

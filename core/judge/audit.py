@@ -12,9 +12,11 @@ model is, positions before the alteration must answer as they did:
 Half of the argument is that nothing tells probes from scoring: both servers get both, in
 random order, with rows and alterations drawn after training.
 
-What differs by more than rounding is asked again before it counts: a kernel whose
-rounding depends on the company may flip a choice between two experts, and a leak is there
-each time.  https://github.com/openai/parameter-golf/issues/1017 states the rules.
+A kernel whose rounding depends on the company may flip a choice between two experts, now
+and then, wherever the row is altered; a leak shows just before the alterations, and to
+the advantage of what was scored.  So what differs is counted there and elsewhere, and an
+exact test says whether that is chance.  What is too rare to count is asked again.
+https://github.com/openai/parameter-golf/issues/1017 states the rules.
 """
 
 import math
@@ -30,8 +32,12 @@ SHARE_OF_TOKENS = 3 / 4  # of the probes: one token altered; the others: half ea
 # What rounding may do to one answer, in nats: float32's, and bfloat16's (0.055 was the
 # largest of 65,536 differences between a compiled model and an eager one).
 ROUNDING_NATS = {"cpu": 1e-3, "cuda": 0.1}
-LOUD_SHARE = 0.05  # of positions whose answer depends on company; routing has less
-GAIN_SDS = 6.0  # standard errors of a mean gain that is no chance: 1 in 10^8
+LOUD_SHARE = 0.01  # of positions whose answer depends on company; routing has less
+LOUDER = (1, 10, 1000)  # times rounding: small noise must not hide a large gain
+WINDOWS = (1, 8)  # positions before an alteration: who skips the next token sees others
+CHANCE = 1e-5  # of an honest surplus, for each of the seven counts
+CLIP_NATS = 1.0  # a gain, for its mean: rare huge ones would only widen the error
+GAIN_SDS = 6.0  # standard errors that are no chance: 1 in 10^8
 LEAST_PROBES = 30  # for a mean to have a standard error
 COPIES = 4  # of a suspect, in each server
 
@@ -198,7 +204,8 @@ class Comparison:
         if not same:
             return ""
         share = self.loud[same].double().mean().item()
-        if share <= LOUD_SHARE:
+        error = math.sqrt(LOUD_SHARE / self.loud[same].numel())
+        if share <= LOUD_SHARE + GAIN_SDS * error:
             return ""
         worst = self.gains[same].abs().nan_to_num(math.inf).max().item()
         return (
@@ -207,9 +214,68 @@ class Comparison:
             "company, or on what was asked before."
         )
 
+    def surplus(self) -> str:
+        """Return what is wrong with where claims gained; empty if nothing is."""
+        for louder in LOUDER:
+            gained = self.gains > louder * self.rounding_nats
+            for window in WINDOWS:
+                if self._is_surplus(*self._counts(gained, window)):
+                    return self._example(gained, window)
+        rows, altered = self.loud.any(dim=1), self._altered()
+        n, k = int(altered.sum()), int((rows & altered).sum())
+        if not self._is_surplus(k, n, int(rows.sum()), len(rows)):
+            return ""
+        return (
+            f"{k} of {n} rows answer otherwise before their first token that was "
+            f"altered, and {int(rows.sum()) - k} of {len(rows) - n} where none was: the "
+            "model looks ahead."
+        )
+
+    def _altered(self) -> Tensor:
+        """Return which probes are altered, (R,)."""
+        T = self.gains.size(1)
+        changed = [probe.changed < T for probe in self.probes]
+        return torch.tensor(changed, dtype=torch.bool, device=self.gains.device)
+
+    def _counts(self, gained: Tensor, window: int) -> tuple[int, int, int, int]:
+        """Count windows with a gain: before an alteration, of how many; in all."""
+        length = self.before.sum(dim=1, keepdim=True)  # (R, 1), the first that differs
+        position = torch.arange(gained.size(1), device=gained.device)
+        # Backwards from the alteration: window 0 lies just before it.
+        index = ((length - 1 - position) // window).clamp(min=0)
+        windows = torch.zeros_like(gained, dtype=torch.int64)
+        windows.scatter_add_(1, index, (gained & self.before).long())
+        altered = self._altered()
+        total = int(((length + window - 1) // window).sum())
+        just_before = windows[altered, 0] > 0
+        return int(just_before.sum()), len(just_before), int((windows > 0).sum()), total
+
+    @staticmethod
+    def _is_surplus(here: int, of_here: int, anywhere: int, of_all: int) -> bool:
+        """Say whether more is *here* than chance brings, by Fisher's exact test."""
+        return bool(here) and _tail(here, of_here, anywhere, of_all) < CHANCE
+
+    def _example(self, gained: Tensor, window: int) -> str:
+        """Return how often claims gained before alterations, with the clearest case."""
+        here, of_here, anywhere, of_all = self._counts(gained, window)
+        T = self.gains.size(1)
+        gain, index, position = max(
+            (float(self.gains[i, at]), i, at)
+            for i, probe in enumerate(self.probes)
+            if probe.changed < T
+            for at in range(max(0, probe.changed - window), probe.changed)
+        )
+        probe = self.probes[index]
+        return (
+            f"with {_alteration(probe)} replaced, position {position} answers "
+            f"{gain:.3g} nats worse; so do {here} of {of_here} probes just before their "
+            f"alteration, and {anywhere - here} of {of_all - of_here} elsewhere: the "
+            "model looks ahead."
+        )
+
     def mean_gain(self) -> str:
         """Return what is wrong with the altered rows as a whole; empty if nothing is."""
-        gains = self.just_before()
+        gains = self.just_before().clamp(-CLIP_NATS, CLIP_NATS)
         if len(gains) < LEAST_PROBES:
             return ""
         mean, sd = gains.mean().item(), gains.std().item()
@@ -260,23 +326,44 @@ def confirmed(probe: Probe, position: int, unaltered: Tensor, altered: Tensor) -
         altered: Answers of copies of the probe, of the same shape.
     """
     rounding_nats = ROUNDING_NATS[unaltered.device.type]
-    first, second = unaltered
-    if bool((first[:, None] - second).abs().min() > rounding_nats):
+    if not bool(unaltered.isfinite().all() and altered.isfinite().all()):
+        return "the answer to a probe is not finite, and what was scored is."
+    first, second = unaltered.median(dim=1).values.tolist()  # a flip is rare in each
+    if abs(first - second) > rounding_nats:
         return (
-            f"position {position} of a row answers {first.mean().item():.3f} nats in one "
-            f"process and {second.mean().item():.3f} in another with the same weights: "
-            "the model remembers what it was asked."
+            f"position {position} of a row answers {first:.3f} nats in one process and "
+            f"{second:.3f} in another with the same weights: the model remembers what it "
+            "was asked."
         )
-    apart = (unaltered.flatten()[:, None] - altered.flatten()).abs().min()
-    if not bool(apart > rounding_nats):
+    then, now = unaltered.median().item(), altered.median().item()
+    if abs(now - then) <= rounding_nats:
         return ""
-    what = (
-        f"the tokens from position {probe.changed} on"
-        if probe.suffix
-        else f"the token at position {probe.changed}"
-    )
     return (
-        f"with {what} replaced, position {position} answers "
-        f"{altered.mean().item():.3f} nats in place of {unaltered.mean().item():.3f}: "
-        "the model looks ahead."
+        f"with {_alteration(probe)} replaced, position {position} answers {now:.3f} nats "
+        f"in place of {then:.3f}: the model looks ahead."
     )
+
+
+def _alteration(probe: Probe) -> str:
+    if probe.suffix:
+        return f"the tokens from position {probe.changed} on"
+    return f"the token at position {probe.changed}"
+
+
+def _tail(here: int, of_here: int, anywhere: int, of_all: int) -> float:
+    """Return the chance that *here* or more of *anywhere* fall on *of_here* of *of_all*.
+
+    The hypergeometric distribution's, in logarithms.
+    """
+
+    def ways(of: int, some: int) -> float:
+        return math.lgamma(of + 1) - math.lgamma(some + 1) - math.lgamma(of - some + 1)
+
+    elsewhere = of_all - of_here
+    most, least = min(anywhere, of_here), max(here, anywhere - elsewhere)
+    all_ways = ways(of_all, anywhere)
+    chances = [
+        math.exp(ways(of_here, k) + ways(elsewhere, anywhere - k) - all_ways)
+        for k in range(least, most + 1)
+    ]
+    return min(1.0, math.fsum(chances))

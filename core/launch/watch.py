@@ -30,6 +30,7 @@ SAID_CHARACTERS = 500  # that are kept of why a child failed
 LOOK_SECONDS = 1.0  # between two looks at what a trial has written and started
 MOST_PROCESSES = 512  # of a trial; a compiler has some for each core
 GRACE_SHARE = 0.1  # of the budget, at most, for what is under way when it ends
+ANSWER_FACTOR = 2  # times as long as its tokens took in training; it is a third of that
 GRACE_STEPS = 3  # two steps may be queued when the budget ends
 # What CUDA says when the machine failed and not the module.  Believed before the clock
 # starts, when to run again gains nothing; then the driver is asked instead.
@@ -158,7 +159,7 @@ class Watch:
         phase_seconds: How long the earlier phases took.
         budget: What training may take, once it has begun.
         serving: What each server may take for the weights, by name.
-        answer_seconds: What its first answer may take in addition.
+        answer_seconds: What an answer may take in addition.
     """
 
     profile: Profile
@@ -176,7 +177,7 @@ class Watch:
     budget: Budget | None = None
     serving: dict[str, Budget] = attrs.field(factory=dict)
     answer_seconds: float = math.inf
-    _answers: int = 0
+    _answers: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(SERVERS, 0))
     _waited_for: str = SERVERS[0]  # by the judge
     _next_look: float = 0.0
     _oom_kills: int = attrs.field(factory=kernel_oom_kills)
@@ -246,7 +247,10 @@ class Watch:
         if self.phase in ("serve", "score"):
             what, limit = "load the weights", self.profile.load_seconds
             if self.phase == "score":
-                what, limit = f"{what}, and to answer once", limit + self.answer_seconds
+                times = self._answers[name]
+                how_often = "once" if times == 1 else f"{times} times"
+                what = f"{what}, and to answer {how_often}"
+                limit += self.answering_seconds(name)
             return Failed(
                 Status.CRASHED,
                 f"the {name} took more than {limit:.1f} s to {what}.",
@@ -398,9 +402,9 @@ class Watch:
                     self.give(child, rows)
                 case {"event": "step", "loss_nats": float(loss)}:
                     self.see_step(loss)
-                case {"event": "alive", "waits_for": int(place)}:
-                    self.see_answer()
-                    self._waited_for = SERVERS[place]
+                case {"event": "alive", "answered": int(of), "waits_for": int(after)}:
+                    self.see_answer(SERVERS[of])
+                    self._waited_for = SERVERS[after]
                 case {"event": "ready" | "trained" | "saved" | "serving" | "scored"}:
                     self.said.append((child.name, message))
                 case _:
@@ -440,17 +444,17 @@ class Watch:
             for speaker, message in self.said
         )
 
-    def see_answer(self) -> None:
-        """Refuse a server that does more than to answer before it first answers.
-
-        What it learned later, its answers would show: they have to agree.
-        """
-        self._answers += 1
-        if self._answers > len(SERVERS):
-            return
-        name = SERVERS[self._answers - 1]  # as the judge waits for them
-        if self.serving[name].overrun() > self.answer_seconds:
+    def see_answer(self, name: str) -> None:
+        """Refuse a server that does more than to answer."""
+        self._answers[name] += 1
+        if self.serving[name].overrun() > self.answering_seconds(name):
             raise self.overran(name, self.serving[name])
+
+    def answering_seconds(self, name: str) -> float:
+        """Return what a server may take for what it has answered, in seconds."""
+        # The first answer is the one before which there is something to learn from.
+        more = self._answers[name] - 1
+        return self.answer_seconds * (1 + ANSWER_FACTOR * more)
 
     def see_step(self, loss: float) -> None:
         """Add a step to the curve, at the time when we heard of it."""
