@@ -195,7 +195,8 @@ def test_what_is_left_without_use_is_named_with_its_number(tmp_path):
     assert found.breach == Breach(
         "gradients",
         "gradients: an optimizer owns value_embeddings.1.weight, which gets no gradient "
-        "in 28 steps, nor do 9 others. Use it in the loss, or leave it out.",
+        "in 28 steps, nor do 9 others. Use it in the loss, or leave it out; what begins "
+        "later has to begin by run.progress.",
     )
 
 
@@ -867,7 +868,7 @@ def test_a_parameter_without_use_is_named():
 
     assert breach_of(trains(Unused), "gradients") == (
         "gradients: an optimizer owns spare, which gets no gradient in 28 steps. Use it "
-        "in the loss, or leave it out."
+        "in the loss, or leave it out; what begins later has to begin by run.progress."
     )
 
 

@@ -1059,7 +1059,8 @@ COMPANY = "self.table[tokens] + self.table[tokens].mean(0, keepdim=True)"
         (
             AHEAD,
             r"with the tokens? (at position \d+|from position \d+ on) replaced, position "
-            r"\d+ answers \d+\.\d{3} nats in place of \d+\.\d{3}: the model looks ahead\.",
+            r"\d+ answers [\d.]+ nats worse; so do \d+ of \d+ probes just before their "
+            r"alteration, and \d+ of \d+ elsewhere: the model looks ahead\.",
         ),
         (
             COMPANY,

@@ -62,7 +62,10 @@ IN_TORCH = "a training module imports torch and math"
 USES_TORCH = "a training module uses torch and math"
 NO_FILES = "a training module has no files, processes or network"
 INTERPRETER = "a training module leaves the interpreter alone"
-MEMORY = "which reaches the memory behind a tensor; index or slice it"
+MEMORY = (
+    "which reaches the memory behind a tensor; index or slice it, or take its .item() or "
+    ".tolist()"
+)
 SEED = "the seed is the run's, as is run.generator(name)"
 SETTING = "which sets what holds for the whole process"
 TEXT = "which makes names or code out of text"
@@ -146,7 +149,12 @@ REFUSED = {
     "type('A', (object,), {})": "it makes a class with type(); write a class statement",
     # attributes by name
     "def f(x, n): return getattr(x, n)": (
-        "it uses getattr with a name that is not written out"
+        "it uses getattr with a name that is not written out; choose from a dict or an "
+        "nn.ModuleDict"
+    ),
+    "def f(x: 'open(1)'): pass": "it has an annotation that is more than names",
+    "x = 1\n" + "if x: pass\n" + "elif x: pass\n" * 400: (
+        "it is nested too deeply to be looked through"
     ),
     "def f(x): return getattr(x, *['a'])": "it uses getattr without an object and a name",
     "g = getattr": "it hands on getattr; call it with a name that is written out",
@@ -170,7 +178,8 @@ REFUSED = {
     "def f(run): run.batches = 1": f"it changes run.batches; {MADE}",
     "def f(run): type(run).batches = 1": f"it changes type(...).batches; {MADE}",
     "torch.backends.cuda.matmul.allow_tf32 = True": (
-        f"it changes torch.backends.cuda.matmul.allow_tf32; {MADE}"
+        "it changes torch.backends.cuda.matmul.allow_tf32; call "
+        "torch.set_float32_matmul_precision"
     ),
     "def f(): return F": (
         "it hands on the module torch.nn.functional; name it where it is used"
@@ -303,6 +312,36 @@ AROUND = {
     "an annotation": "x: open('x') = 1",
     "an exception": "try: pass\nexcept* open as e: pass",
     "a subscript": "{}[open]",
+    "a module that an allowed one keeps": (
+        "class A: importlib = None\n"
+        "def f(p): return p.importlib.import_module('x')\n"
+        "from torch.utils import _pytree\nf(_pytree)"
+    ),
+    "torch by the way of a parameter": "def f(m): m.torch.relu = len",
+    "what the run keeps to itself": (
+        "class A: _ask = None\ndef f(r): return r._ask(4)"
+    ),
+    "a format with a name": "K = '{0._' + '_class_' + '_}'\nK.format(1)",
+    "an annotation that is dispatched on": (
+        "import functools\n@functools.singledispatch\ndef f(x): return x"
+    ),
+    "an annotation that is evaluated": (
+        "import typing_extensions as t\ndef f(): return t.get_annotations(f)"
+    ),
+    "a reference that is evaluated": "import typing\ntyping.ForwardRef('x')",
+    "a tree that is read from a text": (
+        "from torch.utils import _pytree\n_pytree.treespec_loads('[]')"
+    ),
+    "members that become names of a module": "import enum\nenum.global_enum(1)",
+    "a module's types": "import types\ntypes.FunctionType",
+    "the object of another": (
+        "class A:\n    def f(self, other): object.__setattr__(other, 'x', 1)"
+    ),
+    "a class by setting it": (
+        "class A:\n    def f(self): object.__setattr__(self, '__class__', 1)"
+    ),
+    "the run under its name": "def f(r):\n    run = r\n    return run.secret",
+    "a pager": "help()",
     "await": "async def f():\n    async with open('x') as g: pass",
 }
 
@@ -358,6 +397,31 @@ def test_an_encoding_counts_where_python_reads_it(first, is_refused):
 # What training code does
 
 FINE = {
+    "a local that is called run": """
+        def f(x):
+            run = x.cumsum(1) / 2
+            run = run.to(x.dtype) - x
+            return run.reshape(-1)
+    """,
+    "a frozen dataclass that computes a field": """
+        import dataclasses
+
+        @dataclasses.dataclass(frozen=True)
+        class Sizes:
+            ratio: float = 2.0
+
+            def __post_init__(self):
+                object.__setattr__(self, "hidden", int(self.ratio * 8))
+    """,
+    "a namespace, an abstract class, a compiled model": """
+        import abc
+        from types import SimpleNamespace
+
+        class A(metaclass=abc.ABCMeta): pass
+
+        def f(model, x: "Tensor | None") -> "list[Tensor]":
+            return [model._orig_mod, SimpleNamespace(x=x)]
+    """,
     "imports": """
         from __future__ import annotations
         import collections.abc, copy, dataclasses, enum, functools, itertools, operator

@@ -19,13 +19,17 @@ def _each(reasons: dict[str, str]) -> dict[str, str]:
 
 FILES = "it uses {}; a training module has no files, processes or network"
 INTERPRETER = "it uses {}; a training module leaves the interpreter alone"
-MEMORY = "it uses {}, which reaches the memory behind a tensor; index or slice it"
+MEMORY = (
+    "it uses {}, which reaches the memory behind a tensor; index or slice it, or take "
+    "its .item() or .tolist()"
+)
 SEED = "it uses {}; the seed is the run's, as is run.generator(name)"
 SETTING = "it uses {}, which sets what holds for the whole process"
 TEXT = "it uses {}, which makes names or code out of text"
 FOREIGN = "it uses {}; a training module uses torch and math"
 PRIVATE = "it uses {}, which is private to something else"
 IMPORT = "it imports {}; {}"
+RUN = "it uses {}, which is the run's own"
 INSTEAD = {
     "numpy": "a training module stays in torch",
     "random": "random numbers come from run.generator(name)",
@@ -36,7 +40,7 @@ INSTEAD = {
 IMPORTABLE = _words("""
     __future__ abc bisect cmath collections contextlib copy dataclasses einops enum
     fractions functools heapq itertools math numbers operator re statistics torch triton
-    typing typing_extensions
+    types typing typing_extensions
 """)
 
 # Modules that these are known to hold, of those that may be used
@@ -56,7 +60,8 @@ MODULES = _words("""
     torch.nn.utils.convert_parameters torch.nn.utils.parametrizations
     torch.nn.utils.parametrize torch.nn.utils.rnn torch.nn.utils.stateless torch.ops
     torch.ops.aten torch.optim torch.optim.lr_scheduler torch.optim.swa_utils
-    torch.signal torch.sparse torch.special torch.utils torch.utils.checkpoint
+    torch.signal torch.sparse torch.special torch.utils torch.utils._pytree
+    torch.utils.checkpoint
     torch.version triton.language
 """)
 # Below these, what has a lower-case name is a module
@@ -73,12 +78,13 @@ ATTRIBUTES = _each({
         sparse_resize_and_clear_ storage to_dlpack typed_storage untyped_storage
     """,
     FILES: """
-        debug_dump export_chrome_trace export_memory_timeline export_stacks from_file
+        debug_dump dump export_chrome_trace export_memory_timeline export_stacks from_file
         fromfile list_gpu_processes load_inline load_library load_state_dict_from_url
         load_url memmap save tofile
     """,
     INTERPRETER: """
         ag_code ag_frame cell_contents co_code co_consts co_names cr_code cr_frame
+        dispatch_table
         f_back f_builtins f_code f_globals f_locals func_closure func_code func_globals
         gi_code gi_frame tb_frame tb_next
     """,
@@ -87,13 +93,14 @@ ATTRIBUTES = _each({
     """,
     SETTING: "update_wrapper",
     TEXT: """
-        attrgetter find_spec get_type_hints inline_asm_elementwise make_dataclass
-        methodcaller
+        ForwardRef attrgetter evaluate_forward_ref find_spec get_annotations get_type_hints
+        inline_asm_elementwise make_dataclass methodcaller
     """,
     FOREIGN: """
         builtins gc importlib inspect io mmap multiprocessing os pathlib pickle shutil
-        socket subprocess sys tempfile threading warnings weakref
+        socket subprocess sys tempfile threading torch warnings weakref
     """,
+    RUN: "_ask _report",
 })
 # Of those, the names that a module may give to what it makes itself
 OWN = frozenset({
@@ -132,6 +139,7 @@ MEMBERS = {
         SEED: "random seed",
         TEXT: "jiterator",
     }),
+    "torch.ops.aten": _each({MEMORY: "set"}),
     "torch.return_types": _each({FOREIGN: "return_types"}),
     "torch.nn": _each({FOREIGN: "intrinsic parallel qat quantizable quantized"}),
 }
@@ -144,6 +152,11 @@ ONLY = {
     "dataclasses": _words("""
         FrozenInstanceError InitVar KW_ONLY MISSING asdict astuple dataclass field
         fields is_dataclass replace
+    """),
+    "enum": _words("Enum Flag IntEnum IntFlag StrEnum auto member nonmember unique"),
+    "functools": _words("""
+        cache cached_property cmp_to_key lru_cache partial partialmethod reduce
+        total_ordering wraps
     """),
     "torch._dynamo": _words("""
         allow_in_graph disable graph_break is_compiling mark_dynamic mark_static
@@ -161,6 +174,11 @@ ONLY = {
         register_kernel register_vmap triton_op wrap_triton
     """),
     "torch.utils": _words("_pytree checkpoint"),
+    "torch.utils._pytree": _words("""
+        PyTree tree_all tree_any tree_flatten tree_iter tree_leaves tree_map tree_map_
+        tree_map_only tree_structure tree_unflatten
+    """),
+    "types": _words("MappingProxyType SimpleNamespace"),
     "triton": _words("Config autotune cdiv heuristics jit language next_power_of_2"),
 }
 # With a capital letter only these of torch itself: the rest writes files, compiles text
@@ -178,7 +196,7 @@ PRIVATE_OPERATIONS = re.compile(
     r"|weight_norm)$"
 )
 PRIVATE_OF_OBJECTS = _words("""
-    _asdict _buffers _fields _make _modules _parameters _replace
+    _asdict _buffers _fields _make _modules _orig_mod _parameters _replace
 """)
 
 PLAIN = _words("""
@@ -198,7 +216,7 @@ VIA_SUPER = DUNDERS | {
 DEFINABLE = VIA_SUPER | {*("__all__", "__constants__", "__delitem__", "__slots__")}
 
 BUILTINS = _each({
-    FILES: "breakpoint input open",
+    FILES: "breakpoint copyright credits help input license open",
     INTERPRETER: "delattr dir globals locals memoryview vars",
     TEXT: "__import__ compile eval exec",
 })

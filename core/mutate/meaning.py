@@ -33,6 +33,7 @@ class Meanings:
         self.givers: set[int] = set()
         self.allowed: set[int] = set()
         self.own = set(self._own())
+        self.not_runs = set(self._not_runs())  # functions whose `run` is another thing
         self._allow()
         self._follow()
 
@@ -55,6 +56,19 @@ class Meanings:
                 ) if function.startswith("register_"):
                     yield str(text.evaluated_value)
 
+    def _not_runs(self) -> Iterator[Scope]:
+        """Yield functions that compute something, and call it ``run``."""
+        computed: dict[Scope, bool] = {}
+        for scope, target, value in self.names.stored:
+            if is_name(target, "run"):
+                may_be = isinstance(value, cst.Attribute | cst.Name | cst.NamedExpr)
+                owner = scope.owner("run")
+                computed[owner] = computed.get(owner, True) and not may_be
+        for scope, is_computed in computed.items():
+            is_own = scope.kind == "function" and "run" not in scope.parameters
+            if is_own and is_computed:
+                yield scope
+
     def _allow(self) -> None:
         """Note what is refused everywhere but in one place."""
         for use in self.names.attributes:
@@ -68,6 +82,18 @@ class Meanings:
             for name in ATTRIBUTE_BY_NAME:
                 if is_called(use.node, name) and use.node.args:
                     self.givers.add(id(use.node.args[0].value))
+            match use.node:  # how a frozen dataclass computes a field of its own
+                case cst.Call(
+                    func=cst.Attribute(
+                        value=cst.Name("object"), attr=cst.Name("__setattr__")
+                    ) as function,
+                    args=[
+                        cst.Arg(value=cst.Name() as owner, star="", keyword=None),
+                        cst.Arg(value=cst.SimpleString(), star="", keyword=None),
+                        cst.Arg(star="", keyword=None),
+                    ],
+                ) if use.scope.is_self(name_of(owner)):
+                    self.allowed.add(id(function))
             match use.node:  # a generator elsewhere, from one of the run's
                 case cst.Call(
                     func=cst.Attribute(attr=cst.Name("manual_seed")) as function,
@@ -146,9 +172,10 @@ class Meanings:
         match node:
             case cst.Name():
                 name = name_of(node)
-                return name == "run" or any(
-                    (above, name) in self.runs for above in scope.up()
-                )
+                if name == "run":
+                    binding = (s for s in scope.up() if name in s.bound)
+                    return next(binding, None) not in self.not_runs
+                return any((above, name) in self.runs for above in scope.up())
             case cst.Attribute(attr=attr):
                 return name_of(attr) in self.run_attributes
             case cst.NamedExpr(value=value):

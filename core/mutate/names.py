@@ -29,6 +29,7 @@ class Scope:
         paths: What of an import a name stands for, ``F`` for ``torch.nn.functional``;
             all of it, if it was bound more than once.
         first: The parameter that is the object, if it is a method.
+        parameters: Names of all of them, if it is a function.
     """
 
     symbol: str = ""
@@ -38,6 +39,7 @@ class Scope:
     declared: dict[str, str] = attrs.field(factory=dict)
     paths: dict[str, set[str]] = attrs.field(factory=dict)
     first: str | None = None
+    parameters: set[str] = attrs.field(factory=set)
 
     def owner(self, name: str) -> "Scope":
         """Return the scope that binds *name* when it is stored here."""
@@ -207,6 +209,7 @@ class Names(cst.CSTVisitor):
     ) -> None:
         for parameter in _each(parameters):
             self._bind(parameter.name)
+            self.scope.parameters.add(name_of(parameter.name))
         ordered = [*parameters.posonly_params, *parameters.params]
         if is_method and ordered:
             self.scope.first = name_of(ordered[0].name)

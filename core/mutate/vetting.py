@@ -39,6 +39,9 @@ COMPILER_BACKENDS = frozenset({"aot_eager", "cudagraphs", "eager", "inductor"})
 # https://peps.python.org/pep-0263/
 CODING = re.compile(r"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 
+# What a quoted annotation holds: "Tensor", "list[int] | None", "B T C" of jaxtyping
+NAMES_ALONE = re.compile(r"[\w\s.,|*#\[\]+-]*")
+
 Finding = tuple[Scope, cst.CSTNode, str]
 
 
@@ -51,7 +54,7 @@ def refusals(source: str, base: str) -> tuple[Refusal, ...]:
         compare.Unreadable: One of them is too large, not Python, or nested too deeply.
     """
     tree = compare.read(source).tree  # first: LibCST may crash on what this refuses
-    found = list(_encoding(source))
+    found = [*_encoding(source), *_annotations(tree)]
     if (many := literals.too_many(tree, compare.read(base).tree)) is not None:
         statement, reason = many
         symbol = getattr(statement, "name", "")
@@ -71,11 +74,19 @@ def _trusted(base: str) -> frozenset[tuple[str, str]]:
 
 def _vetted(source: str, tree: ast.Module) -> list[Refusal]:
     """Return the refusals of the visitor."""
+    try:
+        return _visited(source, tree)
+    except RecursionError:
+        reason = "it is nested too deeply to be looked through"
+        return [Refusal(line=1, symbol="", reason=reason)]
+
+
+def _visited(source: str, tree: ast.Module) -> list[Refusal]:
     module = cst.parse_module(source)
     names = Names()
     module.visit(names)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "\\d" is for its author's own linter
+        warnings.simplefilter("ignore")  # "\d" is for its author's own linter
         findings = list(Vetting(names).findings())
     unseen = identifiers(tree) - names.seen
     if unseen:
@@ -126,6 +137,23 @@ def _encoding(source: str) -> Iterator[Refusal]:
             codec = forbidden.cut(found[1])
             reason = f"it says that it is written in {codec}; write it in UTF-8"
             yield Refusal(line=line, symbol="", reason=reason)
+
+
+def _annotations(tree: ast.Module) -> Iterator[Refusal]:
+    """Yield annotations whose text Python could be asked to run."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.arg(annotation=annotation) | ast.AnnAssign(annotation=annotation):
+                pass
+            case ast.FunctionDef(returns=annotation):
+                pass
+            case _:
+                continue
+        for part in ast.walk(annotation) if annotation is not None else ():
+            text = getattr(part, "value", None)
+            if isinstance(text, str) and not NAMES_ALONE.fullmatch(text):
+                reason = "it has an annotation that is more than names"
+                yield Refusal(line=part.lineno, symbol="", reason=reason)
 
 
 class Vetting:
@@ -185,10 +213,12 @@ class Vetting:
             case cst.ClassDef(bases=bases, keywords=keywords):
                 for base in bases:
                     yield from self._base(scope, base.value)
-                if any(
-                    k.keyword and name_of(k.keyword) == "metaclass" for k in keywords
-                ):
-                    yield "it has a metaclass; a training module makes plain classes"
+                for k in keywords:
+                    is_metaclass = k.keyword and name_of(k.keyword) == "metaclass"
+                    if is_metaclass and self.meanings.paths(scope, k.value) != {
+                        "abc.ABCMeta"
+                    }:
+                        yield "it has a metaclass; a training module makes plain classes"
 
     def _base(self, scope: Scope, base: cst.BaseExpression) -> Iterator[str]:
         if any(TENSORS.match(path) for path in self.meanings.paths(scope, base)):
@@ -235,7 +265,9 @@ class Vetting:
     ) -> str | None:
         if name in forbidden.ATTRIBUTES:
             is_own = name in forbidden.OWN and name in self.meanings.own
-            return None if is_own else forbidden.ATTRIBUTES[name]
+            if is_own and (name == "save" or _is_of_self(scope, owner)):
+                return None
+            return forbidden.ATTRIBUTES[name]
         is_super = isinstance(owner, cst.Call) and is_called(owner, "super")
         if forbidden.is_dunder(name):
             known = forbidden.VIA_SUPER if is_super else forbidden.DUNDERS
@@ -267,6 +299,16 @@ class Vetting:
             yield from self._shown(scope, node.args[0].value)
         if is_called(node, "type") and len(node.args) != 1:
             yield "it makes a class with type(); write a class statement"
+        match node:
+            case cst.Call(
+                func=cst.Attribute(attr=cst.Name("__setattr__")),
+                args=[
+                    cst.Arg(value=owner),
+                    cst.Arg(value=cst.SimpleString() as text),
+                    _,
+                ],
+            ):
+                yield from self._read(scope, owner, str(text.evaluated_value))
         paths = self.meanings.paths(scope, node.func)
         if "functools.wraps" in paths and len(node.args) != 1:
             yield forbidden.SETTING.format("functools.wraps with names")
@@ -274,9 +316,7 @@ class Vetting:
             yield from _options(node)
         match node.func:
             case cst.Attribute(value=text, attr=cst.Name("format" | "format_map")):
-                is_text = isinstance(text, cst.SimpleString | cst.ConcatenatedString)
-                is_named = isinstance(text, cst.Attribute | cst.Name)
-                if not is_text and (not is_named or is_name(text, "str")):
+                if not isinstance(text, cst.SimpleString | cst.ConcatenatedString):
                     yield forbidden.TEXT.format("format of a text that is put together")
 
     def _by_name(self, scope: Scope, node: cst.Call, function: str) -> Iterator[str]:
@@ -293,7 +333,10 @@ class Vetting:
             ) if _is_harmless(start) and not self.meanings.is_given(scope, owner):
                 pass
             case _:
-                yield f"it uses {function} with a name that is not written out"
+                yield (
+                    f"it uses {function} with a name that is not written out; choose "
+                    "from a dict or an nn.ModuleDict"
+                )
         if function == "setattr":
             yield from self._written(scope, owner, name)
 
@@ -351,6 +394,13 @@ class Vetting:
             yield "it asks what kind of run it has; it is to train alike in each"
 
 
+def _is_of_self(scope: Scope, node: cst.CSTNode) -> bool:
+    """Say whether *node* is the object of a method, or something in it."""
+    while isinstance(node, cst.Attribute | cst.Subscript):
+        node = node.value
+    return isinstance(node, cst.Name) and scope.is_self(name_of(node))
+
+
 def _is_self_type(scope: Scope, node: cst.Call) -> bool:
     match node.args:
         case [cst.Arg(value=cst.Name() as owner)]:
@@ -359,6 +409,8 @@ def _is_self_type(scope: Scope, node: cst.Call) -> bool:
 
 
 def _changes(what: str) -> str:
+    if what.endswith("allow_tf32"):
+        return f"it changes {what}; call torch.set_float32_matmul_precision"
     return f"it changes {forbidden.cut(what)}; a training module changes what it made"
 
 

@@ -64,6 +64,9 @@ class Steps:
             self._look(optimizer)
         for weight in _weights(optimizer):
             self._note(weight, weight.detach(), "")
+            # A step may fetch its gradients itself, from weights of less precision.
+            if weight.grad is not None and weight.grad.any():
+                self._with_gradient.add(id(weight))
         if self._run.has_ended:
             self._late[optimizer] += 1
         else:
@@ -160,7 +163,8 @@ def check_use(names: list[str], steps: int) -> None:
         raise Broken(
             "gradients",
             f"an optimizer owns {first}, which gets no gradient in {steps} "
-            f"steps{more}. Use it in the loss, or leave it out.",
+            f"steps{more}. Use it in the loss, or leave it out; what begins later has to "
+            "begin by run.progress.",
         )
 
 
