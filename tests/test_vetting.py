@@ -341,6 +341,18 @@ AROUND = {
         "class A:\n    def f(self): object.__setattr__(self, '__class__', 1)"
     ),
     "the run under its name": "def f(r):\n    run = r\n    return run.secret",
+    "a name that is written out elsewhere too": (
+        "def f(x):\n    for n in ('a', 'b'): pass\n    n = x.n\n    return getattr(x, n)"
+    ),
+    "a name of another function": (
+        "def g():\n    n = 'a'\ndef f(x, n): return getattr(x, n)"
+    ),
+    "a name that is written out and refused": (
+        "N = 'data_ptr'\ndef f(x): return getattr(x, N)"
+    ),
+    "a name among others in a loop": (
+        "def f(x):\n    for n in ('a', '__class__'): return getattr(x, n)"
+    ),
     "a pager": "help()",
     "await": "async def f():\n    async with open('x') as g: pass",
 }
@@ -397,6 +409,15 @@ def test_an_encoding_counts_where_python_reads_it(first, is_refused):
 # What training code does
 
 FINE = {
+    "names that are written out before": """
+        ACTIVATION = "gelu"
+
+        class A:
+            def __init__(self):
+                for name in ("up", "gate"):
+                    setattr(self, name, 1)
+                self.activation = getattr(F, ACTIVATION)
+    """,
     "a local that is called run": """
         def f(x):
             run = x.cumsum(1) / 2

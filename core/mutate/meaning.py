@@ -182,9 +182,47 @@ class Meanings:
                 return self.is_run(scope, value)
         return False
 
+    def texts(self, scope: Scope, node: cst.CSTNode) -> list[str]:
+        """Return what texts an expression stands for; empty if it may be another one."""
+        if isinstance(node, cst.SimpleString):
+            return [str(node.evaluated_value)]
+        if not isinstance(node, cst.Name):
+            return []
+        name = name_of(node)
+        binding = [above for above in scope.up() if name in above.bound]
+        if not binding or name in binding[0].parameters:
+            return []
+        owner, known, others = binding[0], [], 0
+        for where, target, value in self.names.stored + self.names.looped:
+            if is_name(target, name) and where.owner(name) is owner:
+                written = _literals(value)
+                known += written
+                others += not written
+        bound = sum(
+            is_name(use.node, name) and use.scope.owner(name) is owner
+            for use in self.names.definitions
+        )
+        plain = sum(
+            is_name(target, name) and where.owner(name) is owner
+            for where, target, _ in self.names.stored + self.names.looped
+        )
+        return [] if others or bound != plain else known
+
     def is_given(self, scope: Scope, node: cst.CSTNode) -> bool:
         """Say whether *node* is the run, or comes from an import."""
         return self.is_run(scope, node) or bool(self.paths(scope, node))
+
+
+def _literals(node: cst.CSTNode) -> list[str]:
+    """Return the text, or the texts, that an expression consists of; else nothing."""
+    match node:
+        case cst.SimpleString():
+            return [str(node.evaluated_value)]
+        case cst.Tuple(elements=elements) | cst.List(elements=elements):
+            parts = [element.value for element in elements]
+            if all(isinstance(part, cst.SimpleString) for part in parts):
+                return [str(part.evaluated_value) for part in parts]
+    return []
 
 
 def is_name(node: cst.CSTNode, name: str) -> bool:

@@ -114,6 +114,7 @@ class Names(cst.CSTVisitor):
         patterns: ``case Class(name=...)``.
         shown: What an f-string turns into text.
         stored: Scope, target and value of every ``x = y``.
+        looped: Scope, target and what is gone through of every ``for``.
         seen: Every name in the text.
         called: Ids of what is called.
         plain: Ids of what is assigned to names and nothing else.
@@ -133,6 +134,7 @@ class Names(cst.CSTVisitor):
         self.patterns: list[Use] = []
         self.shown: list[Use] = []
         self.stored: list[tuple[Scope, cst.BaseExpression, cst.BaseExpression]] = []
+        self.looped: list[tuple[Scope, cst.BaseExpression, cst.BaseExpression]] = []
         self.seen: set[str] = set()
         self.called: set[int] = set()
         self.plain: set[int] = set()
@@ -287,6 +289,7 @@ class Names(cst.CSTVisitor):
 
     def visit_For(self, node: cst.For) -> None:
         """Note the target."""
+        self.looped.append((self.scope, node.target, node.iter))
         self._write(node.target)
 
     def visit_CompFor(self, node: cst.CompFor) -> None:

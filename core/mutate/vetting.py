@@ -325,9 +325,12 @@ class Vetting:
             yield f"it uses {function} without an object and a name"
             return
         owner, name = node.args[0].value, node.args[1].value
+        texts = self.meanings.texts(scope, name)
+        for text in texts:
+            yield from self._read(scope, owner, text)
         match name:
-            case cst.SimpleString():
-                yield from self._read(scope, owner, str(name.evaluated_value))
+            case _ if texts:
+                pass
             case cst.FormattedString(
                 parts=[cst.FormattedStringText(value=start), *_]
             ) if _is_harmless(start) and not self.meanings.is_given(scope, owner):
