@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.channel import Reader, write
 from core.judge import Server, score
-from core.judge.audit import Comparison, Probe, confirmed, draw
+from core.judge.audit import Comparison, Probe, _tail, confirmed, draw
 from core.memory import allocate, question_bytes, question_views
 
 B, T, V = 16, 32, 24
@@ -325,6 +325,39 @@ def test_what_a_user_reads_of_a_suspect():
     assert confirmed(token, 6, quiet, odd) == (
         "the answer to a probe is not finite, and what was scored is."
     )
+
+
+@given(data=st.data())
+def test_the_chance_of_a_surplus_is_the_exact_one(data: st.DataObject):
+    of_all = data.draw(st.integers(1, 60))
+    of_here = data.draw(st.integers(0, of_all))
+    anywhere = data.draw(st.integers(0, of_all))
+    here = data.draw(st.integers(0, anywhere))
+
+    exact = sum(
+        math.comb(of_here, k) * math.comb(of_all - of_here, anywhere - k)
+        for k in range(here, anywhere + 1)
+    ) / math.comb(of_all, anywhere)
+
+    assert _tail(here, of_here, anywhere, of_all) == pytest.approx(exact, abs=1e-9)
+
+
+def test_as_many_gains_elsewhere_as_before_alterations_are_no_surplus():
+    probes = [Probe(row=i, changed=20) for i in range(40)]
+    claims = torch.zeros(40, T)
+    before, anywhere = torch.zeros(40, T), torch.zeros(40, T)
+    before[::8, 19] = 5.0
+    anywhere[::8] = 5.0
+
+    ahead = Comparison.of(probes, claims, before)
+    rounding = Comparison.of(probes, claims, anywhere)
+
+    assert ahead.surplus() == (
+        "with the token at position 20 replaced, position 19 answers 5 nats worse; so do "
+        "5 of 40 probes just before their alteration, and 0 of 760 elsewhere: the model "
+        "looks ahead."
+    )
+    assert rounding.surplus() == ""
 
 
 def test_a_faint_gain_in_many_places_is_a_breach():
