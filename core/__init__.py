@@ -14,6 +14,7 @@ spec → mutate → gates → plan → launch → judge → store → verdict �
 * evidence  what is known: trials that have ended, claims, decisions
 * plan      which trials an experiment still needs
 * channel   JSON lines over inherited pipes: what the processes of a trial say
+* namespaces  a file system of a process's own, where Landlock is missing
 * sandbox   what a process may reach: Landlock and seccomp, proved by what must fail
 * scratch   measure and remove what a trial wrote, however deep
 * process   a child: forked from a warm parent, confined, ended for certain

@@ -14,8 +14,8 @@ from tests.conftest import ROOT
 from tests.corpus import HARMLESS, Cheat, Honest, base, load_cheats, load_honest
 from tests.layers import MODULES, Bench, Tried
 
-# One for each layer that can be the first to catch it, without the gates' seconds.
-QUICK = ("read_path", "reroll_blames_machine", "ahead_real_text")
+# For the layers that are the first to catch most.
+QUICK = ("read_path", "ahead_real_text")
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +99,7 @@ def test_no_layer_says_anything_of_an_honest_mutant(
 # --- what no edit of the module does
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_killed_says_nothing_about_the_candidate(bench: Bench):
     def kill(progress: Progress) -> None:
         if progress.phase == "score":
@@ -139,6 +140,7 @@ def train(run) -> nn.Module:
 '''
 
 
+@pytest.mark.slow
 def test_what_a_trial_writes_into_its_caches_no_other_trial_gets(bench: Bench):
     cache = CompileCache(bench.folder / "compile" / "poison")
     compiled = cache.own("trainer") / "inductor" / "kernel.py"

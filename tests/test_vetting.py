@@ -153,9 +153,6 @@ REFUSED = {
         "nn.ModuleDict"
     ),
     "def f(x: 'open(1)'): pass": "it has an annotation that is more than names",
-    "x = 1\n" + "if x: pass\n" + "elif x: pass\n" * 400: (
-        "it is nested too deeply to be looked through"
-    ),
     "def f(x): return getattr(x, *['a'])": "it uses getattr without an object and a name",
     "g = getattr": "it hands on getattr; call it with a name that is written out",
     "def f(x): return getattr(x, 'data_ptr')": f"it uses data_ptr, {MEMORY}",

@@ -74,14 +74,6 @@ def _trusted(base: str) -> frozenset[tuple[str, str]]:
 
 def _vetted(source: str, tree: ast.Module) -> list[Refusal]:
     """Return the refusals of the visitor."""
-    try:
-        return _visited(source, tree)
-    except RecursionError:
-        reason = "it is nested too deeply to be looked through"
-        return [Refusal(line=1, symbol="", reason=reason)]
-
-
-def _visited(source: str, tree: ast.Module) -> list[Refusal]:
     module = cst.parse_module(source)
     names = Names()
     module.visit(names)

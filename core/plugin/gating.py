@@ -13,7 +13,7 @@ from core.profile import torch_build
 
 # What decides what an examination finds.
 EXAMINING_FILES = (
-    *("launch/examine.py", "sandbox.py"),
+    *("launch/examine.py", "namespaces.py", "sandbox.py"),
     *("training/gate", "training/entry.py", "training/run.py"),
 )
 
