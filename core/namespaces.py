@@ -63,14 +63,14 @@ def enter(places: Iterable[Place]) -> None:
         os.mkdir(f"{ANYWHERE}/{name}")
     _done("pivot_root", _libc.syscall(PIVOT_ROOT, _b(ANYWHERE), _b(f"{ANYWHERE}/old")))
     _mount("tmpfs", "/new", 0)
-    bound: list[str] = []
+    bound: dict[str, str] = {}
     for place, path in real:
-        is_there = any(path.startswith(f"{above}/") for above in bound)
-        if place.kind == READ and (is_there or path in bound):
-            continue
+        around = [p for p in bound if path == p or path.startswith(f"{p}/")]
+        if place.kind == READ and around and bound[max(around, key=len)] == READ:
+            continue  # it is there already
         _bring(path, place.kind)
-        if place.kind == READ:
-            bound.append(path)
+        if place.kind != NAME:
+            bound[path] = place.kind
     os.chdir("/new")
     _done("pivot_root", _libc.syscall(PIVOT_ROOT, b".", b"."))
     _done("umount2", _libc.umount2(b".", DETACH))

@@ -3,7 +3,8 @@
 Landlock (https://docs.kernel.org/userspace-api/landlock.html) says which files can be
 reached, or, where the kernel's is too old, a file system of its own holds no others; a
 seccomp filter closes what that leaves open: sockets, other processes, owners and modes
-of files, new namespaces.  All is inherited, and nobody can take it back.  Whether they hold is never concluded from a version: `prove` tries what must fail.
+of files, new namespaces.  All is inherited, and nobody can take it back.  Whether it
+holds is never concluded from a version: `prove` tries what must fail.
 
 ``python -m core.sandbox`` confines itself and says whether that holds here.
 """
@@ -110,6 +111,8 @@ SIGNALS = {
 }
 # CUDA does not start without a socket that it listens to, and nobody connects to.
 SOCKETS = {"socket": 41, "bind": 49, "listen": 50}
+# Landlock lets nobody make these; without it the filter does.
+LINKS = {"symlink": 88, "symlinkat": 266, "mknod": 133, "mknodat": 259}
 STARTS = {"fork": 57, "vfork": 58, "execve": 59, "execveat": 322}
 CLONE, CLONE3, PRLIMIT, SET_AFFINITY = 56, 435, 302, 203
 THREAD = 0x0001_0000  # CLONE_THREAD
@@ -187,7 +190,12 @@ def enter(policy: Policy, abi: int | None = None) -> None:
             raise NotConfined(f"landlock_restrict_self: {_error()}")
         os.close(rules)
     _drop_capabilities()
-    _filter(can_signal=abi >= 6, can_listen=bool(policy.gpus), can_start=policy.starts)
+    _filter(
+        can_signal=abi >= 6,
+        can_listen=bool(policy.gpus),
+        can_start=policy.starts,
+        can_link=rules is not None,
+    )
 
 
 def _error() -> str:
@@ -314,13 +322,16 @@ def _drop_capabilities() -> None:
         raise NotConfined(f"capset: {_error()}")
 
 
-def _filter(*, can_signal: bool, can_listen: bool, can_start: bool) -> None:
+def _filter(
+    *, can_signal: bool, can_listen: bool, can_start: bool, can_link: bool
+) -> None:
     """Install the seccomp filter.
 
     Args:
         can_signal: Landlock keeps signals inside, so they need not be refused.
         can_listen: Local sockets can be made, for CUDA.
         can_start: Processes can be started, and not threads alone.
+        can_link: Links and pipes need not be refused: Landlock does.
     """
     refuse, absent = 0x0005_0000 | errno.EPERM, 0x0005_0000 | errno.ENOSYS
     allow = 0x7FFF_0000
@@ -379,6 +390,7 @@ def _filter(*, can_signal: bool, can_listen: bool, can_start: bool) -> None:
         *(() if can_listen else SOCKETS.values()),
         *(() if can_signal else SIGNALS.values()),
         *(() if can_start else STARTS.values()),
+        *(() if can_link else LINKS.values()),
     ]
     for call in denied:
         when(call, (give, 0, 0, refuse))

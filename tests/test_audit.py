@@ -306,7 +306,7 @@ def test_what_a_user_reads_of_a_suspect():
     token = Probe(row=3, changed=7, donor=1)
     suffix = Probe(row=3, changed=7, donor=1, suffix=True)
     quiet, loud = torch.full((2, 4), 2.0), torch.full((2, 4), 6.5)
-    flipped = torch.tensor([[6.5, 2.0, 2.0, 2.0], [2.0, 6.5, 6.5, 2.0]])
+    flipped = torch.tensor([[6.5, 6.5, 2.0, 6.5], [6.5] * 4])
     odd = torch.tensor([[2.0, 2.0, 2.0, math.nan], [2.0] * 4])
 
     assert confirmed(token, 6, quiet, loud) == (

@@ -258,6 +258,10 @@ def without_landlock(
     return globals()[function](*arguments)
 
 
+def linked(path: str) -> None:
+    os.symlink("/", path)
+
+
 def listed(path: str) -> list[str]:
     return sorted(os.listdir(path))
 
@@ -277,6 +281,7 @@ def test_without_landlock_its_own_folder_is_all_that_it_can_write(
     assert does("read", module) == Said(returned="a module")
     assert does("overwrite", module) == Said(raised="OSError", errno=errno.EROFS)
     assert does("append", "/tmp/new") == Said(raised="OSError", errno=errno.EROFS)
+    assert does("linked", f"{file}.link") == FILTERED
 
 
 def test_without_landlock_what_it_may_not_read_is_not_there(
@@ -300,7 +305,7 @@ def test_without_landlock_what_it_may_not_read_is_not_there(
 def filtered_and_entered(policy: dict[str, Any], abi: int) -> None:
     """Enter the sandbox where the kernel refuses namespaces, as the filter does."""
     sandbox._libc.prctl(38, 1, 0, 0, 0)  # or only root may
-    sandbox._filter(can_signal=True, can_listen=False, can_start=True)
+    sandbox._filter(can_signal=True, can_listen=False, can_start=True, can_link=True)
     enter(Policy(**policy), abi)
 
 
@@ -886,6 +891,7 @@ def test_the_numbers_on_the_list_are_those_of_the_kernels_header(tmp_path: Path)
     )
     ours = {
         **{**sandbox.DENIED, **sandbox.SIGNALS, **sandbox.SOCKETS},
+        **{**sandbox.STARTS, **sandbox.LINKS},
         **{"clone": sandbox.CLONE, "clone3": sandbox.CLONE3},
         **{"prlimit64": sandbox.PRLIMIT, "sched_setaffinity": sandbox.SET_AFFINITY},
     }

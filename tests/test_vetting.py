@@ -152,7 +152,7 @@ REFUSED = {
         "it uses getattr with a name that is not written out; choose from a dict or an "
         "nn.ModuleDict"
     ),
-    "def f(x: 'open(1)'): pass": "it has an annotation that is more than names",
+    "def f(x: 'open(1)'): pass": "it has an annotation that is more than the names of types",
     "def f(x): return getattr(x, *['a'])": "it uses getattr without an object and a name",
     "g = getattr": "it hands on getattr; call it with a name that is written out",
     "def f(x): return getattr(x, 'data_ptr')": f"it uses data_ptr, {MEMORY}",
@@ -331,6 +331,8 @@ AROUND = {
     ),
     "members that become names of a module": "import enum\nenum.global_enum(1)",
     "a module's types": "import types\ntypes.FunctionType",
+    "an annotation that is given a built-in": "def f(x: 'K[open]'): pass",
+    "an annotation within one": "def f(x: 'list[\"open(1)\"]'): pass",
     "the object of another": (
         "class A:\n    def f(self, other): object.__setattr__(other, 'x', 1)"
     ),
@@ -436,6 +438,8 @@ FINE = {
         from types import SimpleNamespace
 
         class A(metaclass=abc.ABCMeta): pass
+
+        def g(x: "Float[Tensor, 'b t (h d)']", mode: "Literal['a-b']"): pass
 
         def f(model, x: "Tensor | None") -> "list[Tensor]":
             return [model._orig_mod, SimpleNamespace(x=x)]

@@ -33,6 +33,7 @@ SHARE_OF_TOKENS = 3 / 4  # of the probes: one token altered; the others: half ea
 # largest of 65,536 differences between a compiled model and an eager one).
 ROUNDING_NATS = {"cpu": 1e-3, "cuda": 0.1}
 LOUD_SHARE = 0.01  # of positions whose answer depends on company; routing has less
+LOUD_IN_ALL = 0.1  # is too much, however uneven
 LOUDER = (1, 10, 1000)  # times rounding: small noise must not hide a large gain
 WINDOWS = (1, 8)  # positions before an alteration: who skips the next token sees others
 CHANCE = 1e-5  # of an honest surplus, for each of the seven counts
@@ -203,9 +204,13 @@ class Comparison:
         same = [i for i, probe in enumerate(self.probes) if probe.changed == T]
         if not same:
             return ""
-        share = self.loud[same].double().mean().item()
-        error = math.sqrt(LOUD_SHARE / self.loud[same].numel())
-        if share <= LOUD_SHARE + GAIN_SDS * error:
+        shares = self.loud[same].double().mean(dim=1)  # a flip can last for its row
+        share = shares.mean().item()
+        error = max(
+            math.sqrt(LOUD_SHARE / self.loud[same].numel()),
+            shares.std(correction=0).item() / math.sqrt(len(same)),
+        )
+        if share < LOUD_IN_ALL and share <= LOUD_SHARE + GAIN_SDS * error:
             return ""
         worst = self.gains[same].abs().nan_to_num(math.inf).max().item()
         return (
@@ -328,19 +333,22 @@ def confirmed(probe: Probe, position: int, unaltered: Tensor, altered: Tensor) -
     rounding_nats = ROUNDING_NATS[unaltered.device.type]
     if not bool(unaltered.isfinite().all() and altered.isfinite().all()):
         return "the answer to a probe is not finite, and what was scored is."
-    first, second = unaltered.median(dim=1).values.tolist()  # a flip is rare in each
-    if abs(first - second) > rounding_nats:
+    # One that agrees is enough: a suspect is one that flipped, and may often do so.  What
+    # hides in chance, the counts of first answers have shown.
+    first, second = unaltered
+    if bool((first[:, None] - second).abs().min() > rounding_nats):
         return (
-            f"position {position} of a row answers {first:.3f} nats in one process and "
-            f"{second:.3f} in another with the same weights: the model remembers what it "
-            "was asked."
+            f"position {position} of a row answers {first.mean().item():.3f} nats in one "
+            f"process and {second.mean().item():.3f} in another with the same weights: "
+            "the model remembers what it was asked."
         )
-    then, now = unaltered.median().item(), altered.median().item()
-    if abs(now - then) <= rounding_nats:
+    apart = (unaltered.flatten()[:, None] - altered.flatten()).abs().min()
+    if not bool(apart > rounding_nats):
         return ""
     return (
-        f"with {_alteration(probe)} replaced, position {position} answers {now:.3f} nats "
-        f"in place of {then:.3f}: the model looks ahead."
+        f"with {_alteration(probe)} replaced, position {position} answers "
+        f"{altered.mean().item():.3f} nats in place of {unaltered.mean().item():.3f}: "
+        "the model looks ahead."
     )
 
 

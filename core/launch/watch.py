@@ -453,8 +453,10 @@ class Watch:
     def answering_seconds(self, name: str) -> float:
         """Return what a server may take for what it has answered, in seconds."""
         # The first answer is the one before which there is something to learn from.
-        more = self._answers[name] - 1
-        return self.answer_seconds * (1 + ANSWER_FACTOR * more)
+        more = ANSWER_FACTOR * (self._answers[name] - 1)
+        if self.profile.clock == "wall":  # which goes on while the other one answers
+            more *= len(SERVERS)
+        return self.answer_seconds * (1 + more)
 
     def see_step(self, loss: float) -> None:
         """Add a step to the curve, at the time when we heard of it."""

@@ -104,7 +104,9 @@ ATTRIBUTES = _each({
 })
 # Of those, the names that a module may give to what it makes itself
 OWN = frozenset({
-    name for name, why in ATTRIBUTES.items() if why is FOREIGN or name == "save"
+    name
+    for name, why in ATTRIBUTES.items()
+    if why in (FOREIGN, RUN) or name in ("dump", "save")
 })
 
 # Refused on a module, beside other modules that it happens to hold

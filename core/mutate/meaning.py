@@ -61,12 +61,26 @@ class Meanings:
         computed: dict[Scope, bool] = {}
         for scope, target, value in self.names.stored:
             if is_name(target, "run"):
-                may_be = isinstance(value, cst.Attribute | cst.Name | cst.NamedExpr)
+                # A method's result, or a sum: what could not be the run itself.
+                is_method = isinstance(value, cst.Call) and isinstance(
+                    value.func, cst.Attribute
+                )
+                may_be = not (is_method or isinstance(value, cst.BinaryOperation))
                 owner = scope.owner("run")
                 computed[owner] = computed.get(owner, True) and not may_be
         for scope, is_computed in computed.items():
             is_own = scope.kind == "function" and "run" not in scope.parameters
-            if is_own and is_computed:
+            bound = [
+                use
+                for use in self.names.definitions
+                if is_name(use.node, "run") and use.scope.owner("run") is scope
+            ]
+            stored = [
+                target
+                for where, target, _ in self.names.stored
+                if is_name(target, "run") and where.owner("run") is scope
+            ]
+            if is_own and is_computed and len(bound) == len(stored):
                 yield scope
 
     def _allow(self) -> None:

@@ -39,8 +39,11 @@ COMPILER_BACKENDS = frozenset({"aot_eager", "cudagraphs", "eager", "inductor"})
 # https://peps.python.org/pep-0263/
 CODING = re.compile(r"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 
-# What a quoted annotation holds: "Tensor", "list[int] | None", "B T C" of jaxtyping
-NAMES_ALONE = re.compile(r"[\w\s.,|*#\[\]+-]*")
+# What a quoted annotation consists of: "Tensor", "list[int] | None", "Literal['a']"
+OF_TYPES = (
+    *(ast.Expression, ast.Name, ast.Attribute, ast.Subscript, ast.Constant),
+    *(ast.Tuple, ast.List, ast.Starred, ast.BinOp, ast.operator, ast.expr_context),
+)
 
 Finding = tuple[Scope, cst.CSTNode, str]
 
@@ -68,7 +71,8 @@ def refusals(source: str, base: str) -> tuple[Refusal, ...]:
 
 @cache
 def _trusted(base: str) -> frozenset[tuple[str, str]]:
-    found = [*_encoding(base), *_vetted(base, compare.read(base).tree)]
+    tree = compare.read(base).tree
+    found = [*_encoding(base), *_annotations(tree), *_vetted(base, tree)]
     return frozenset((one.reason, one.symbol) for one in found)
 
 
@@ -139,13 +143,35 @@ def _annotations(tree: ast.Module) -> Iterator[Refusal]:
                 pass
             case ast.FunctionDef(returns=annotation):
                 pass
+            case ast.AsyncFunctionDef(returns=annotation):
+                pass
             case _:
                 continue
         for part in ast.walk(annotation) if annotation is not None else ():
             text = getattr(part, "value", None)
-            if isinstance(text, str) and not NAMES_ALONE.fullmatch(text):
-                reason = "it has an annotation that is more than names"
+            is_made = isinstance(part, ast.JoinedStr)
+            if is_made or (isinstance(text, str) and not _is_type(text)):
+                reason = "it has an annotation that is more than the names of types"
                 yield Refusal(line=part.lineno, symbol="", reason=reason)
+
+
+def _is_type(text: str) -> bool:
+    """Say whether to evaluate the *text* of an annotation does no more than to name."""
+    try:
+        nodes = list(ast.walk(ast.parse(text, mode="eval")))
+    except (SyntaxError, ValueError):
+        return True  # it is no Python: the shape of a tensor, or prose
+    for node in nodes:
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name):
+                refused = name in forbidden.BUILTINS or name in forbidden.ATTRIBUTES
+                if refused or forbidden.is_dunder(name):
+                    return False
+            case ast.Constant(value=str(inner)) if not _is_type(inner):
+                return False
+            case _ if not isinstance(node, OF_TYPES):
+                return False
+    return True
 
 
 class Vetting:
@@ -308,7 +334,10 @@ class Vetting:
             yield from _options(node)
         match node.func:
             case cst.Attribute(value=text, attr=cst.Name("format" | "format_map")):
-                if not isinstance(text, cst.SimpleString | cst.ConcatenatedString):
+                is_text = isinstance(text, cst.SimpleString | cst.ConcatenatedString)
+                is_whole = is_text and isinstance(text.evaluated_value, str)
+                is_own = _is_of_self(scope, text) and "format" in self.meanings.own
+                if not (is_whole or is_own or self.meanings.texts(scope, text)):
                     yield forbidden.TEXT.format("format of a text that is put together")
 
     def _by_name(self, scope: Scope, node: cst.Call, function: str) -> Iterator[str]:
