@@ -179,8 +179,8 @@ from tests.test_process import sleep, who
 signal.signal(signal.SIGINT, signal.default_int_handler)
 folder = Path(sys.argv[1])
 inside = Inside(Zygote(Path(sys.argv[2]), ("tests.test_process",)), folder)
-print(inside(None, who).returned["zygote"], inside.start(None, sleep).pid(), flush=True)
 try:
+    print(inside(None, who).returned["zygote"], inside.start(None, sleep).pid(), flush=True)
     signal.pause()
 except KeyboardInterrupt:
     print(inside(None, who).returned["zygote"], flush=True)
