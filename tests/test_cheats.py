@@ -14,9 +14,6 @@ from tests.conftest import ROOT
 from tests.corpus import HARMLESS, Cheat, Honest, base, load_cheats, load_honest
 from tests.layers import MODULES, Bench, Tried
 
-# For the layers that are the first to catch most.
-QUICK = ("read_path", "ahead_real_text")
-
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
@@ -36,14 +33,8 @@ def caught(bench: Bench, request: pytest.FixtureRequest) -> dict[str, dict[str, 
     return bench.caught(wanted(request, "suspect"))
 
 
-@pytest.mark.parametrize(
-    "suspect",
-    [
-        pytest.param(one, marks=() if one.name in QUICK else pytest.mark.slow)
-        for one in load_cheats()
-    ],
-    ids=lambda one: one.name,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("suspect", load_cheats(), ids=lambda one: one.name)
 def test_a_cheat_is_caught_by_the_layers_of_its_header(
     suspect: Cheat, caught: Mapping[str, Mapping[str, str]]
 ):

@@ -238,6 +238,7 @@ def test_an_exception_is_reported_with_the_escaped_end_of_the_log(run: Runner):
     assert result.log_tail[-1] == r"ValueError: no such \x07 layer"
 
 
+@pytest.mark.slow
 def test_a_step_without_end_is_a_hang_with_a_traceback_of_every_thread(run: Runner):
     impatient = attrs.evolve(QUICK, budget_seconds=60.0, hang_seconds=1.0)
 

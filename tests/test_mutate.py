@@ -522,6 +522,7 @@ def test_a_module_that_nobody_vetted_is_refused(project, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_codemod_that_nothing_confines_and_that_is_late_leaves_no_process(project):
     seconds = str(600 + os.getpid())  # whose it is
     late = write(

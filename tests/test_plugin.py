@@ -288,6 +288,7 @@ def test_no_color_is_respected(
     assert "\x1b" not in "\n".join(result.outlines)
 
 
+@pytest.mark.slow
 def test_a_codemod_is_found_by_the_name_of_its_experiment(project: pytest.Pytester):
     spec(
         project,
