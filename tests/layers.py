@@ -8,28 +8,22 @@ judge: what its processes were refused stands in their log, and how it ended in 
 import functools
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
-import torch
 
-from benchmarks.judge import ready
 from core.device import cpu
-from core.judge import score
-from core.judge.audit import Audit
 from core.launch import Crash, Result, Status, Trial
 from core.launch.compile_cache import CompileCache
 from core.launch.examine import MAIN, Subject, examine_all
-from core.launch.local import LOG, MAINS, MODULE, WEIGHTS, LocalTrial
+from core.launch.local import LOG, MAINS, LocalTrial
 from core.launch.watch import Progress
 from core.mutate.vetting import refusals
 from core.process.child import Zygote
 from core.profile import CPU
-from core.training.data import Prepared, open_rows, open_source, prepare
+from core.training.data import Prepared, open_source, prepare
 from core.training.tokenizer import Tokenizer
 from tests.corpus import HARMLESS, LAYERS, ROOT, Cheat, base, mutated, told
 
@@ -243,24 +237,3 @@ class Bench:
             run = f"{name} unconfined {seed}"
             tried = self.trial(run, source, seed=seed, is_confined=False)
         return tried.caught(lambda: 0.0).get("parent", "")
-
-    def judged_again(self, name: str) -> Audit:
-        """Return another audit of what the trial *name* has trained."""
-        folder, data = self.folder / "runs" / name, self.data
-        again = shutil.copytree((folder / MODULE).parent, folder / "again")
-        settings = {
-            "seed": 0,
-            "device": "cpu",
-            "threads": 1,
-            "sequence_len": SEQUENCE_LEN,
-            "vocab_size": VOCAB_SIZE,
-            "scored_rows": SHORT.scored_rows,
-            "module": str(again / "train.py"),
-            "weights": str(again / WEIGHTS),
-        }
-        rows = open_rows(data.validation, SEQUENCE_LEN)
-        rows = rows[: SHORT.scored_tokens // SEQUENCE_LEN]
-        token_bytes = Tokenizer.load(data.tokenizer).token_bytes()
-        with ExitStack() as stack:
-            servers = ready(stack, self.zygote, settings, again)
-            return score(rows, token_bytes, servers, torch.device("cpu")).audit

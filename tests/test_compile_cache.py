@@ -193,11 +193,10 @@ def test_torch_compile_works_inside_and_finds_what_the_base_has_compiled(
         cache.clear()
 
     trial(2, is_base=True)
-    trial(2, is_base=False)
     trial(3, is_base=False)  # compiles one graph anew
 
     graphs = sum(told[0])
-    assert told == [(0, graphs), (graphs, 0), (graphs - 1, 1)]
+    assert told == [(0, graphs), (graphs - 1, 1)]
 
 
 def log_of(tmp_path: Path) -> str:

@@ -2,7 +2,7 @@
 
 caught by: static, gates, sandbox, parent
 says:
-  static: it imports types.SimpleNamespace
+  static: it imports numpy
   gates: Permission denied
   sandbox: [Errno 13] Permission denied
   parent: a model that has seen nothing starts near

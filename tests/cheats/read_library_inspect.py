@@ -5,7 +5,7 @@ The corpus of the profile for laptops is that source, and so is its validation s
 caught by: static, parent
 says:
   static: it imports inspect
-  parent: to load the weights, and to answer once
+  parent: to load the weights, and to answer once | gave no sign of life
 """
 
 import contextlib
