@@ -298,7 +298,9 @@ def test_without_landlock_what_it_may_not_read_is_not_there(
 
     assert does("read", policy.secret) == gone
     assert does("read", str(link)) == gone
-    assert does("listed", str(ROOT)) == Said(returned=["core"])
+    beside = set(does("listed", str(ROOT)).returned)
+    assert "core" in beside
+    assert not beside & {"specs", "codemods", "tests", "README.md"}
     assert does("read", f"/proc/{os.getpid()}/root{policy.secret}") == GUARDED
 
 
