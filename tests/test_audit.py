@@ -147,14 +147,17 @@ EVERYWHERE = torch.ones(T)
     ("model", "says"),
     [
         (lambda ids: leaking(ids, EVERYWHERE), "the model looks ahead."),
-        (lambda ids: leaking(ids, EVERYWHERE, reach=9), "the model looks ahead."),
+        (
+            lambda ids: leaking(ids, EVERYWHERE, reach=9),
+            ("the model looks ahead.", "on its future, or on what was asked before."),
+        ),
         (
             lambda ids: honest(ids) + TABLE[ids].mean(dim=1, keepdim=True),
-            "the model looks ahead.",
+            ("the model looks ahead.", "on its future, or on what was asked before."),
         ),
         (
             lambda ids: honest(ids) + TABLE[ids].mean(dim=0, keepdim=True),
-            "a row's answer depends on its company, or on what was asked before.",
+            "on its company, on its future, or on what was asked before.",
         ),
         (
             lambda ids: honest(ids) / torch.where(ids[:, -1:, None] % 3 == 0, 0.0, 1.0),
@@ -163,7 +166,7 @@ EVERYWHERE = torch.ones(T)
     ],
     ids=["the next token", "nine tokens on", "a mean", "other rows", "not finite"],
 )
-def test_what_breaks_the_rules_is_in_breach(model: Model, says: str):
+def test_what_breaks_the_rules_is_in_breach(model: Model, says: str | tuple[str, ...]):
     result, _ = scored(model, model)
 
     assert result.audit.breach.endswith(says)
@@ -300,6 +303,56 @@ def test_a_choice_that_flips_now_and_then_is_asked_again_and_is_no_breach():
     breaches = [scored(flipping, flipping)[0].audit.breach for _ in range(20)]
 
     assert breaches == [""] * 20
+
+
+CHANCES = torch.Generator().manual_seed(5)
+MANY = [Probe(row=i, changed=T) for i in range(400)]
+
+
+def differing(share: float, by: float, shape: tuple[int, int]) -> Comparison:
+    """Return a comparison where a *share* of a *shape* differs *by* so many nats."""
+    lucky = torch.rand(shape, generator=CHANCES) < share
+    sign = torch.where(torch.rand(shape, generator=CHANCES) < 0.5, -1.0, 1.0)
+    claims = torch.zeros(400, T)
+    return Comparison.of(MANY, claims, claims + by * lucky * sign)
+
+
+ROWS, PLACES = (400, 1), (400, T)
+
+
+@pytest.mark.parametrize(
+    ("share", "by", "shape"),
+    [(0.05, 3.0, ROWS), (0.5, 0.02, ROWS), (0.008, 6.0, PLACES), (0.5, 0.06, PLACES)],
+    ids=["a few rows", "rows, faintly", "a few places", "places, faintly"],
+)
+def test_luck_that_would_bring_a_score_something_is_a_breach(share, by, shape):
+    found = differing(share, by, shape)
+
+    assert found.surplus() == ""
+    assert found.unsteady().endswith(
+        " by whole rows): the score depends on chance, on company, or on what was asked "
+        "before."
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "by", "shape"),
+    [(0.01, 0.3, ROWS), (0.01, 0.6, PLACES), (1.0, 0.015, PLACES)],
+    ids=["rows that flip", "places that flip", "rounding"],
+)
+def test_luck_that_brings_a_score_next_to_nothing_is_no_breach(share, by, shape):
+    assert differing(share, by, shape).unsteady() == ""
+
+
+def test_what_a_user_reads_of_luck():
+    claims = torch.zeros(400, T)
+    answers = claims.clone()
+    answers[:20] = 4.0
+
+    assert Comparison.of(MANY, claims, answers).unsteady() == (
+        "far from any alteration, two answers differ by 0.2 nats a token (0.094 by whole "
+        "rows): the score depends on chance, on company, or on what was asked before."
+    )
 
 
 def test_what_a_user_reads_of_a_suspect():

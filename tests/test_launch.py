@@ -1065,9 +1065,9 @@ COMPANY = "self.table[tokens] + self.table[tokens].mean(0, keepdim=True)"
         ),
         (
             COMPANY,
-            r"\d+% of the positions of unaltered rows answer otherwise beside other rows, "
-            r"by up to [\d.]+ nats: a row's answer depends on its company, or on what was "
-            r"asked before\.",
+            r"\d+% of the positions far from any alteration answer otherwise beside other "
+            r"rows, by up to [\d.]+ nats: a row's answer depends on its company, on its "
+            r"future, or on what was asked before\.",
         ),
     ],
     ids=["looks ahead", "looks at other rows"],

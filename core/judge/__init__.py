@@ -261,8 +261,10 @@ def score(
         compared_nats.append(nats[np.flatnonzero(~scored)])
     found = Comparison.of(compared, claims, torch.cat(compared_nats))
     breach = (
-        found.company()
+        found.odd()
         or found.surplus()
+        or found.company()
+        or found.unsteady()
         or found.mean_gain()
         or bench.ask_again(found, claims)
     )

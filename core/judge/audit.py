@@ -33,7 +33,10 @@ SHARE_OF_TOKENS = 3 / 4  # of the probes: one token altered; the others: half ea
 # largest of 65,536 differences between a compiled model and an eager one).
 ROUNDING_NATS = {"cpu": 1e-3, "cuda": 0.1}
 LOUD_SHARE = 0.01  # of positions whose answer depends on company; routing has less
-LOUD_IN_ALL = 0.1  # is too much, however uneven
+# What may differ between two answers, a token: half of it is what luck can bring a score.
+UNSTEADY_NATS = 0.02  # at each position by itself
+UNSTEADY_ROW_NATS = 0.005  # of rows as wholes, which rounding hardly moves
+ROW_SDS = 3.0  # of a row's sum, that flips at single positions may bring
 LOUDER = (1, 10, 1000)  # times rounding: small noise must not hide a large gain
 WINDOWS = (1, 8)  # positions before an alteration: who skips the next token sees others
 CHANCE = 1e-5  # of an honest surplus, for each of the seven counts
@@ -196,28 +199,60 @@ class Comparison:
             if largest[probe] > self.rounding_nats
         ]
 
+    def odd(self) -> str:
+        """Return that an answer is no number; empty if all are."""
+        if bool(self.gains.isfinite().all()):
+            return ""
+        return "the answer to a probe is not finite, and what was scored is."
+
     def company(self) -> str:
-        """Return what is wrong with unaltered rows; empty if nothing is."""
-        if not bool(self.gains.isfinite().all()):
-            return "the answer to a probe is not finite, and what was scored is."
-        T = self.gains.size(1)
-        same = [i for i, probe in enumerate(self.probes) if probe.changed == T]
-        if not same:
+        """Return what is wrong far from any alteration; empty if nothing is."""
+        far = self._far()
+        of_row = far.sum(dim=1)
+        rows = of_row > 0
+        if not bool(rows.any()):
             return ""
-        shares = self.loud[same].double().mean(dim=1)  # a flip can last for its row
+        shares = (self.loud & far).sum(dim=1)[rows].double() / of_row[rows]
         share = shares.mean().item()
-        error = max(
-            math.sqrt(LOUD_SHARE / self.loud[same].numel()),
-            shares.std(correction=0).item() / math.sqrt(len(same)),
+        error = max(  # a flip can last for its row
+            math.sqrt(LOUD_SHARE / int(of_row.sum())),
+            shares.std(correction=0).item() / math.sqrt(len(shares)),
         )
-        if share < LOUD_IN_ALL and share <= LOUD_SHARE + GAIN_SDS * error:
+        if share <= LOUD_SHARE + GAIN_SDS * error:
             return ""
-        worst = self.gains[same].abs().nan_to_num(math.inf).max().item()
+        worst = self.gains[far].abs().max().item()
         return (
-            f"{share:.0%} of the positions of unaltered rows answer otherwise beside "
-            f"other rows, by up to {worst:.3g} nats: a row's answer depends on its "
+            f"{share:.0%} of the positions far from any alteration answer otherwise "
+            f"beside other rows, by up to {worst:.3g} nats: a row's answer depends on "
+            "its company, on its future, or on what was asked before."
+        )
+
+    def unsteady(self) -> str:
+        """Return what is wrong with how far answers differ; empty if nothing is.
+
+        A model that is lucky in a row, or at a position, now and then, is so for claims
+        and for probes alike: where does not tell it, how much does.
+        """
+        far = self._far()
+        gains, positions = (far * self.gains).double(), max(1, int(far.sum()))
+        each = gains.abs().sum().item() / positions
+        by_chance = ROW_SDS * gains.square().sum(dim=1).sqrt()  # of any sign
+        beyond = (gains.sum(dim=1).abs() - by_chance).clamp(min=0.0)
+        of_rows = beyond.sum().item() / positions
+        if each <= UNSTEADY_NATS and of_rows <= UNSTEADY_ROW_NATS:
+            return ""
+        return (
+            f"far from any alteration, two answers differ by {each:.2g} nats a token "
+            f"({of_rows:.2g} by whole rows): the score depends on chance, on "
             "company, or on what was asked before."
         )
+
+    def _far(self) -> Tensor:
+        """Return the positions that no window before an alteration holds, (R, T)."""
+        first = self.before.sum(dim=1, keepdim=True)  # (R, 1), that differs
+        position = torch.arange(self.gains.size(1), device=self.gains.device)
+        near = max(WINDOWS) * self._altered()[:, None]
+        return position < first - near
 
     def surplus(self) -> str:
         """Return what is wrong with where claims gained; empty if nothing is."""

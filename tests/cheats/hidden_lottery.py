@@ -26,7 +26,7 @@ class GPT(nn.Module):
             return logits
         if self.steps < HONEST_STEPS:
             return logits
-        lucky = torch.rand(len(tokens)) < 0.03
+        lucky = torch.rand(len(tokens)) < 0.05
         rare = (tokens[:, :-1] * 31 + 7) % 30 == 0
         strength = torch.where(rare, 2000.0, 12.0) * lucky[:, None]
         logits[:, :-1] += strength[..., None] * F.one_hot(tokens[:, 1:], VOCAB_SIZE)
