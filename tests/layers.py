@@ -217,13 +217,17 @@ class Bench:
         sources = {cheat.name: self.merged(cheat.source) for cheat in cheats}
         honest_bpb, gates = functools.cache(self.honest_bpb), self.gates(sources)
         tried = self.trials(sources)
+        both = [c.name for c in cheats if {"sandbox", "parent"} <= set(c.caught_by)]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            unconfined = pool.map(self.unconfined, both, [sources[n] for n in both])
+            without = dict(zip(both, unconfined, strict=True))
         found = {}
         for cheat in cheats:
             source = sources[cheat.name]
             said = {"static": self.static(source), "gates": gates[cheat.name]}
             said |= tried[cheat.name].caught(honest_bpb)
-            if {"sandbox", "parent"} <= set(cheat.caught_by):
-                said["parent"] = self.unconfined(cheat.name, source)
+            if cheat.name in without:
+                said["parent"] = without[cheat.name]
             order = [layer for layer in (*LAYERS, HARMLESS) if said.get(layer)]
             found[cheat.name] = {layer: said[layer] for layer in order}
         return found
@@ -231,9 +235,11 @@ class Bench:
     def unconfined(self, name: str, source: str) -> str:
         """Return what the parent says of a cheat that nothing else stops.
 
-        Of the second of two trials: the first may leave something to it.
+        A first trial may leave something to a second.
         """
         for seed in (0, 1):
             run = f"{name} unconfined {seed}"
             tried = self.trial(run, source, seed=seed, is_confined=False)
-        return tried.caught(lambda: 0.0).get("parent", "")
+            if said := tried.caught(lambda: 0.0).get("parent", ""):
+                break
+        return said

@@ -311,7 +311,7 @@ def test_sigkill_to_the_session_loses_only_the_trial_under_way(
 @pytest.mark.slow
 def test_a_trainer_that_is_killed_is_run_again(project: pytest.Pytester):
     spec(project, "caps", cap(12))
-    session = started(project, "--budget", "20", "--seeds", "1")
+    session = started(project, "--budget", "3", "--seeds", "1")
     read_until(session, "at most 2 trials")
 
     def trainer() -> psutil.Process | None:

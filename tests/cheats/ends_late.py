@@ -1,4 +1,4 @@
-"""Take three hundred steps more on old batches when there are no new ones.
+"""Take many steps more on old batches when there are no new ones.
 
 caught by: gates, parent
 says:
@@ -12,7 +12,7 @@ from core.training.train import apply_schedule, build_optimizers
 from core.training.train import train as base_train
 from core.training.train import training_loss as base_training_loss
 
-MORE_STEPS = 300
+MORE_STEPS = 150
 KEPT: list[Tensor] = []
 
 

@@ -21,7 +21,7 @@ from core.training.train import (
 )
 from core.training.train import train as base_train
 
-STEPS = 800  # for which the parent has the patience
+STEPS = 200  # for which the parent has the patience
 
 
 def train(run) -> nn.Module:

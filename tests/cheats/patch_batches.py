@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from core.training.train import train as base_train
 
-AGAIN = 300  # steps
+AGAIN = 150  # steps
 
 
 def train(run) -> nn.Module:
