@@ -3,7 +3,7 @@
 caught by: gates, judge
 says:
   gates: answers the same rows otherwise
-  judge: a row's answer depends on its company, or on
+  judge: a row's answer depends on its company, on its future, or on
 """
 
 import torch
