@@ -16,6 +16,7 @@ from tests.nvml import FakeDriver, compiled
 pytest_plugins = ("pytester",)
 
 ROOT = Path(__file__).parents[1]
+COSTLY = ("PYTHONDONTWRITEBYTECODE",)  # each session would compile the plugin anew
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -87,7 +88,7 @@ def project(
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-    for name in ("NO_COLOR", "FORCE_COLOR", "CI"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "CI", *COSTLY):
         monkeypatch.delenv(name, raising=False)
     pytester.makeini("[pytest]\naddopts = -p no:cacheprovider\n")
     pytester.makeconftest('pytest_plugins = ("core.plugin",)')

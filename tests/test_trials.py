@@ -214,12 +214,10 @@ hopeful = Experiment(
 """,
     )
 
-    first = project.runpytest_subprocess("specs", "--budget", "1.5")
-    second = project.runpytest_subprocess("specs", "--budget", "1.5")
-    strict = project.runpytest_subprocess(
-        "specs", "--budget", "1.5", "--strict-hypotheses", "-v"
-    )
-    rerun = project.runpytest_subprocess("specs", "--budget", "1.5", "--rerun", "-v")
+    first = project.runpytest_subprocess("specs", *QUICK)
+    second = project.runpytest_subprocess("specs", *QUICK)
+    strict = project.runpytest_subprocess("specs", *QUICK, "--strict-hypotheses", "-v")
+    rerun = project.runpytest_subprocess("specs", *QUICK, "--rerun", "-v")
 
     first.stdout.fnmatch_lines([
         "supported    specs/harm.py::dead  +*",
