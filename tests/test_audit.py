@@ -3,8 +3,9 @@
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,14 @@ from torch import Tensor
 
 from core.channel import Reader, write
 from core.judge import Server, score
-from core.judge.audit import Comparison, Probe, _tail, confirmed, draw
+from core.judge.audit import (
+    ROUNDING_NATS,
+    Comparison,
+    Probe,
+    _tail,
+    confirmed,
+    draw,
+)
 from core.memory import allocate, question_bytes, question_views
 
 B, T, V = 16, 32, 24
@@ -161,7 +169,7 @@ EVERYWHERE = torch.ones(T)
         ),
         (
             lambda ids: honest(ids) / torch.where(ids[:, -1:, None] % 3 == 0, 0.0, 1.0),
-            "",
+            "the answer to a probe is not finite, and what was scored is.",
         ),
     ],
     ids=["the next token", "nine tokens on", "a mean", "other rows", "not finite"],
@@ -298,61 +306,97 @@ def test_a_choice_that_flips_now_and_then_is_asked_again_and_is_no_breach():
 
     def flipping(ids: Tensor) -> Tensor:
         flips = torch.rand(ids.shape, generator=chances) < 1e-3
-        return honest(ids) + torch.where(flips, 1.0, 0.0)[..., None] * TABLE[0]
+        return honest(ids) + torch.where(flips, 0.3, 0.0)[..., None] * TABLE[0]
 
-    breaches = [scored(flipping, flipping)[0].audit.breach for _ in range(20)]
+    results = [scored(flipping, flipping, rows=400)[0] for _ in range(20)]
+    breaches = [result.audit.breach for result in results]
+    assert max(result.audit.worst_nats for result in results) > 0.1
 
     assert breaches == [""] * 20
 
 
-CHANCES = torch.Generator().manual_seed(5)
-MANY = [Probe(row=i, changed=T) for i in range(400)]
-
-
-def differing(share: float, by: float, shape: tuple[int, int]) -> Comparison:
-    """Return a comparison where a *share* of a *shape* differs *by* so many nats."""
-    lucky = torch.rand(shape, generator=CHANCES) < share
-    sign = torch.where(torch.rand(shape, generator=CHANCES) < 0.5, -1.0, 1.0)
-    claims = torch.zeros(400, T)
-    return Comparison.of(MANY, claims, claims + by * lucky * sign)
-
-
+SAME = [Probe(row=i, changed=T) for i in range(400)]
 ROWS, PLACES = (400, 1), (400, T)
 
 
+def answered(
+    gains: Tensor, probes: Sequence[Probe] = SAME, device: str = "cpu"
+) -> Comparison:
+    """Return a comparison with what all claims gained, and the rounding of *device*."""
+    found = Comparison.of(probes, torch.zeros_like(gains), gains)
+    limit = ROUNDING_NATS[device]
+    return attrs.evolve(found, rounding_nats=limit, loud=~(found.gains.abs() <= limit))
+
+
+def lucky(share: float, by: float, shape: tuple[int, int]) -> Comparison:
+    """Return what shows of a *share* of rows or places that differ *by* so many nats."""
+    chances = torch.Generator().manual_seed(5)
+    where = torch.rand(shape, generator=chances) < share
+    sign = torch.where(torch.rand(shape, generator=chances) < 0.5, -1.0, 1.0)
+    return answered((by * where * sign).expand(PLACES), device="cuda")
+
+
 @pytest.mark.parametrize(
     ("share", "by", "shape"),
-    [(0.05, 3.0, ROWS), (0.5, 0.02, ROWS), (0.008, 6.0, PLACES), (0.5, 0.06, PLACES)],
+    [(0.05, 3.0, ROWS), (0.5, 0.03, ROWS), (0.005, 3.0, PLACES), (0.5, 0.06, PLACES)],
     ids=["a few rows", "rows, faintly", "a few places", "places, faintly"],
 )
 def test_luck_that_would_bring_a_score_something_is_a_breach(share, by, shape):
-    found = differing(share, by, shape)
-
-    assert found.surplus() == ""
-    assert found.unsteady().endswith(
-        " by whole rows): the score depends on chance, on company, or on what was asked "
-        "before."
-    )
+    assert lucky(share, by, shape).unsteady().endswith("or on what was asked before.")
 
 
 @pytest.mark.parametrize(
     ("share", "by", "shape"),
-    [(0.01, 0.3, ROWS), (0.01, 0.6, PLACES), (1.0, 0.015, PLACES)],
+    [(0.01, 0.2, ROWS), (0.005, 0.6, PLACES), (1.0, 0.015, PLACES)],
     ids=["rows that flip", "places that flip", "rounding"],
 )
 def test_luck_that_brings_a_score_next_to_nothing_is_no_breach(share, by, shape):
-    assert differing(share, by, shape).unsteady() == ""
+    found = lucky(share, by, shape)
+
+    assert found.unsteady() == found.company() == ""
 
 
 def test_what_a_user_reads_of_luck():
-    claims = torch.zeros(400, T)
-    answers = claims.clone()
-    answers[:20] = 4.0
+    gains = torch.zeros(400, T)
+    gains[:20] = 4.0
 
-    assert Comparison.of(MANY, claims, answers).unsteady() == (
-        "far from any alteration, two answers differ by 0.2 nats a token (0.094 by whole "
-        "rows): the score depends on chance, on company, or on what was asked before."
+    assert answered(gains).unsteady() == (
+        "far from any alteration, two answers differ by 0.2 nats a token (0.2 beyond "
+        "rounding, 0.094 by whole rows): an answer depends on chance, on its company, on "
+        "its future, or on what was asked before."
     )
+
+
+def test_what_a_user_reads_of_a_row_that_depends_on_others():
+    gains = torch.zeros(400, T)
+    gains[::10] = 0.002
+
+    assert answered(gains).company() == ""
+    assert answered(gains + 0.003).company() == (
+        "100% of the positions far from any alteration answer otherwise beside other "
+        "rows, by up to 0.005 nats: a row's answer depends on its company, on its future, "
+        "or on what was asked before."
+    )
+
+
+def test_what_differs_just_before_an_alteration_is_none_of_the_companys():
+    probes = [Probe(row=i, changed=20) for i in range(400)]
+    near, far = torch.zeros(400, T), torch.zeros(400, T)
+    near[:, 12:20] = far[:, 11] = 3.0
+
+    assert answered(near, probes).company() == answered(near, probes).unsteady() == ""
+    assert answered(far, probes).company()
+    assert answered(far, probes).unsteady()
+
+
+def test_an_answer_that_is_no_number_is_a_breach():
+    gains = torch.zeros(400, T)
+    gains[7, 3] = math.nan
+
+    assert answered(gains).odd() == (
+        "the answer to a probe is not finite, and what was scored is."
+    )
+    assert answered(gains.nan_to_num()).odd() == ""
 
 
 def test_what_a_user_reads_of_a_suspect():
@@ -414,15 +458,26 @@ def test_as_many_gains_elsewhere_as_before_alterations_are_no_surplus():
 
 
 def test_a_faint_gain_in_many_places_is_a_breach():
-    probes = [Probe(row=i, changed=9, donor=0) for i in range(60)]
-    claims = torch.zeros(60, T)
-    faint = 2e-4 * (1 + 0.2 * torch.randn(60, T, generator=torch.Generator()))
+    probes = [Probe(row=i, changed=9) for i in range(60)]
+    chances = torch.Generator().manual_seed(6)
+    faint = 2e-4 * (1 + 0.2 * torch.randn(60, T, generator=chances))
 
-    found = Comparison.of(probes, claims, claims + faint)
-    none = Comparison.of(probes, claims, claims + faint - 2e-4)
+    found, none = answered(faint, probes), answered(faint - 2e-4, probes)
 
     assert found.mean_gain().startswith(
         "without their future, 60 positions answer 0.000"
     )
     assert found.mean_gain().endswith("the model looks ahead.")
     assert none.mean_gain() == ""
+
+
+def test_rare_large_differences_do_not_hide_a_gain_below_rounding():
+    probes = [Probe(row=i, changed=9) for i in range(400)]
+    chances = torch.Generator().manual_seed(7)
+    decoys = 5.0 * torch.randn(400, T, generator=chances)
+    decoys *= torch.rand(400, T, generator=chances) < 0.01
+
+    gains = torch.where(decoys == 0, 0.03, decoys)
+
+    assert answered(gains, probes, "cuda").mean_gain().endswith("looks ahead.")
+    assert answered(decoys, probes, "cuda").mean_gain() == ""

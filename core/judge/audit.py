@@ -32,15 +32,16 @@ SHARE_OF_TOKENS = 3 / 4  # of the probes: one token altered; the others: half ea
 # What rounding may do to one answer, in nats: float32's, and bfloat16's (0.055 was the
 # largest of 65,536 differences between a compiled model and an eager one).
 ROUNDING_NATS = {"cpu": 1e-3, "cuda": 0.1}
-LOUD_SHARE = 0.01  # of positions whose answer depends on company; routing has less
-# What may differ between two answers, a token: half of it is what luck can bring a score.
-UNSTEADY_NATS = 0.02  # at each position by itself
+LOUD_SHARE = 0.05  # of positions whose answer depends on company; routing has less
+# How far two answers may differ in the mean, in nats a token: what luck can bring a score.
+UNSTEADY_NATS = 0.02  # in all; bfloat16's rounding brings half of it
+UNSTEADY_LOUD_NATS = 0.005  # beyond rounding
 UNSTEADY_ROW_NATS = 0.005  # of rows as wholes, which rounding hardly moves
 ROW_SDS = 3.0  # of a row's sum, that flips at single positions may bring
 LOUDER = (1, 10, 1000)  # times rounding: small noise must not hide a large gain
 WINDOWS = (1, 8)  # positions before an alteration: who skips the next token sees others
 CHANCE = 1e-5  # of an honest surplus, for each of the seven counts
-CLIP_NATS = 1.0  # a gain, for its mean: rare huge ones would only widen the error
+CLIP_NATS = 1.0  # a gain, for its mean, and to rounding: huge ones widen the error
 GAIN_SDS = 6.0  # standard errors that are no chance: 1 in 10^8
 LEAST_PROBES = 30  # for a mean to have a standard error
 COPIES = 4  # of a suspect, in each server
@@ -208,17 +209,14 @@ class Comparison:
     def company(self) -> str:
         """Return what is wrong far from any alteration; empty if nothing is."""
         far = self._far()
-        of_row = far.sum(dim=1)
-        rows = of_row > 0
-        if not bool(rows.any()):
-            return ""
-        shares = (self.loud & far).sum(dim=1)[rows].double() / of_row[rows]
-        share = shares.mean().item()
-        error = max(  # a flip can last for its row
-            math.sqrt(LOUD_SHARE / int(of_row.sum())),
-            shares.std(correction=0).item() / math.sqrt(len(shares)),
-        )
-        if share <= LOUD_SHARE + GAIN_SDS * error:
+        of_row = far.sum(dim=1).double()
+        positions = max(1.0, of_row.sum().item())
+        loud = (self.loud & far).sum(dim=1)
+        share = loud.sum().item() / positions
+        # A flip can last for its row, so rows are what is counted.
+        error = (loud - share * of_row).square().sum().sqrt().item() / positions
+        by_chance = math.sqrt(LOUD_SHARE / positions)
+        if share <= LOUD_SHARE + GAIN_SDS * max(error, by_chance):
             return ""
         worst = self.gains[far].abs().max().item()
         return (
@@ -236,15 +234,21 @@ class Comparison:
         far = self._far()
         gains, positions = (far * self.gains).double(), max(1, int(far.sum()))
         each = gains.abs().sum().item() / positions
+        loud = (gains * self.loud).abs().sum().item() / positions
         by_chance = ROW_SDS * gains.square().sum(dim=1).sqrt()  # of any sign
         beyond = (gains.sum(dim=1).abs() - by_chance).clamp(min=0.0)
         of_rows = beyond.sum().item() / positions
-        if each <= UNSTEADY_NATS and of_rows <= UNSTEADY_ROW_NATS:
+        if (
+            each <= UNSTEADY_NATS
+            and loud <= UNSTEADY_LOUD_NATS
+            and of_rows <= UNSTEADY_ROW_NATS
+        ):
             return ""
         return (
             f"far from any alteration, two answers differ by {each:.2g} nats a token "
-            f"({of_rows:.2g} by whole rows): the score depends on chance, on "
-            "company, or on what was asked before."
+            f"({loud:.2g} beyond rounding, {of_rows:.2g} by whole rows): an answer "
+            "depends on chance, on its company, on its future, or on what was asked "
+            "before."
         )
 
     def _far(self) -> Tensor:
@@ -315,17 +319,21 @@ class Comparison:
 
     def mean_gain(self) -> str:
         """Return what is wrong with the altered rows as a whole; empty if nothing is."""
-        gains = self.just_before().clamp(-CLIP_NATS, CLIP_NATS)
-        if len(gains) < LEAST_PROBES:
+        if len(self.just_before()) < LEAST_PROBES:
             return ""
-        mean, sd = gains.mean().item(), gains.std().item()
-        error = sd / math.sqrt(len(gains))
-        if mean <= GAIN_SDS * error or mean <= self.rounding_nats / 1000:
-            return ""
-        return (
-            f"without their future, {len(gains)} positions answer {mean:.3g} nats worse "
-            f"than was claimed (standard error {error:.2g}): the model looks ahead."
-        )
+        for clip_nats in (self.rounding_nats, CLIP_NATS):
+            gains = self.just_before().clamp(-clip_nats, clip_nats)
+            mean, error = (
+                gains.mean().item(),
+                gains.std().item() / math.sqrt(len(gains)),
+            )
+            if mean > GAIN_SDS * error and mean > self.rounding_nats / 1000:
+                return (
+                    f"without their future, {len(gains)} positions answer {mean:.3g} "
+                    f"nats worse than was claimed (standard error {error:.2g}): the "
+                    "model looks ahead."
+                )
+        return ""
 
     def just_before(self) -> Tensor:
         """Return the gains of the positions just before the alterations."""
