@@ -42,7 +42,7 @@ SHORT = attrs.evolve(
 LONG = attrs.evolve(SHORT, budget_seconds=3.0, scored_tokens=262_144)
 PATIENT = {
     *("hidden_infill", "hidden_places"),
-    *("ahead_hashed_positions", "ahead_some_positions"),
+    *("ahead_hashed_positions", "ahead_row_hash", "ahead_some_positions"),
     *("answer_trains", "eval_fifth_call", "load_trains"),
 }
 NOISE_BPB = 0.1  # at that budget, beside other work

@@ -190,7 +190,7 @@ def test_a_leak_at_one_position_in_thirty_is_nearly_always_seen():
         for _ in range(20)
     ]
 
-    # Of 31 positions, 24 are tried a time: it escapes one time in five.
+    # Of 31 positions, 28 are tried a time: it escapes one time in ten.
     assert sum(seen) >= 9
 
 
