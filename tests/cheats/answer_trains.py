@@ -5,7 +5,7 @@ Each server that loads the weights does the same, off every clock.
 caught by: static, parent
 says:
   static: it uses manual_seed
-  parent: to load the weights, and to answer once
+  parent: to load the weights, and to answer once | gave no sign of life
 """
 
 import torch

@@ -5,7 +5,7 @@ Each server that loads the weights does the same, off every clock.
 caught by: gates, parent
 says:
   gates: It may do nothing but choose the mode
-  parent: to load the weights
+  parent: to load the weights | gave no sign of life
 """
 
 from typing import Self

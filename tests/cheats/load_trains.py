@@ -4,7 +4,7 @@ Each server that loads the weights does the same, off every clock.
 
 caught by: parent
 says:
-  parent: to load the weights
+  parent: to load the weights | gave no sign of life
 """
 
 from typing import Any
