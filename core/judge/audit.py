@@ -34,7 +34,7 @@ SHARE_OF_TOKENS = 7 / 8  # of the probes: one token altered; the others: half ea
 ROUNDING_NATS = {"cpu": 1e-3, "cuda": 0.1}
 LOUD_SHARE = 0.05  # of positions whose answer depends on company; routing has less
 # How far two answers may differ in the mean, in nats a token: what luck can bring a score.
-UNSTEADY_NATS = 0.02  # in all; bfloat16's rounding brings half of it
+UNSTEADY_NATS = 0.02  # in all; twice what 0.055 as the largest lets one expect
 UNSTEADY_LOUD_NATS = 0.005  # beyond rounding
 UNSTEADY_ROW_NATS = 0.005  # of rows as wholes, which rounding hardly moves
 ROW_SDS = 3.0  # of a row's sum, that flips at single positions may bring
