@@ -89,8 +89,11 @@ def audited(
         ]
     breaches = [audit.breach for audit in audits if audit.breach]
     worst = max(audit.worst_nats for audit in audits)
+    mean = max(audit.mean_nats for audit in audits)
+    loud = max(audit.loud_share for audit in audits)
     print(
-        f"{name:28} {len(audits)} audits, {len(breaches)} alarms, worst {worst:.2g} nats"
+        f"{name:24} {len(audits)} audits, {len(breaches)} alarms; answers differ by up "
+        f"to {worst:.2g} nats, in the mean by {mean:.2g}, {loud:.2%} beyond rounding"
         f" {breaches[:1] or ''}",
         flush=True,
     )

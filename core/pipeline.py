@@ -220,7 +220,15 @@ class Lab:
             "judge": files_digest(JUDGE_FILES),
             **{
                 f"audit_{name}": None if audit is None else getattr(audit, name)
-                for name in ("probes", "positions", "worst_nats", "gain_nats", "seed")
+                for name in (
+                    "probes",
+                    "positions",
+                    "worst_nats",
+                    "mean_nats",
+                    "loud_share",
+                    "gain_nats",
+                    "seed",
+                )
             },
             "peak_mib": result.peak_mib,
             "rehearsal_mib": result.rehearsal_mib,

@@ -26,7 +26,7 @@ from core.launch.gauge import SLACK_MIB, Gauge
 from core.launch.local import LOG, MODULE, WEIGHTS, LocalTrial
 from core.launch.watch import SERVERS, Progress, Stopped
 from core.process.child import Zygote
-from core.profile import CPU, Profile
+from core.profile import CPU, GPU, Profile
 from core.sandbox import landlock_abi, level
 from core.scratch import remove
 from core.training.data import Prepared, open_rows, open_source, prepare
@@ -1106,7 +1106,7 @@ def gauge() -> Iterator[Gauge]:
         yield opened
 
 
-ON_GPU = attrs.evolve(QUICK, clock="wall")
+ON_GPU = attrs.evolve(QUICK, clock="wall", load_seconds=GPU.load_seconds)
 
 
 @pytest.mark.gpu

@@ -73,6 +73,8 @@ BELIEVED = {
     "audit_probes": 2560,
     "audit_positions": 2_621_440,
     "audit_worst_nats": 0.03125,
+    "audit_mean_nats": 0.00025,
+    "audit_loud_share": 0.0,
     "audit_gain_nats": -0.0001,
     "audit_seed": 2**63 - 1,
 }

@@ -84,6 +84,8 @@ class Audit:
         probes: How many rows were asked.
         positions: Answers that had to agree.
         worst_nats: Largest difference.
+        mean_nats: Mean difference far from any alteration, of either sign.
+        loud_share: Share of the positions there that differ beyond rounding.
         gain_nats: Mean of what the claims gained, just before the alterations, on what
             the same positions answered without their future.
         seed: Of the draw.
@@ -93,6 +95,8 @@ class Audit:
     probes: int
     positions: int
     worst_nats: float
+    mean_nats: float
+    loud_share: float
     gain_nats: float
     seed: int
     breach: str = ""
@@ -208,11 +212,10 @@ class Comparison:
 
     def company(self) -> str:
         """Return what is wrong far from any alteration; empty if nothing is."""
-        far = self._far()
+        far, share = self._far(), self.loud_share()
         of_row = far.sum(dim=1).double()
         positions = max(1.0, of_row.sum().item())
         loud = (self.loud & far).sum(dim=1)
-        share = loud.sum().item() / positions
         # A flip can last for its row, so rows are what is counted.
         error = (loud - share * of_row).square().sum().sqrt().item() / positions
         by_chance = math.sqrt(LOUD_SHARE / positions)
@@ -231,9 +234,8 @@ class Comparison:
         A model that is lucky in a row, or at a position, now and then, is so for claims
         and for probes alike: where does not tell it, how much does.
         """
-        far = self._far()
+        far, each = self._far(), self.mean_nats()
         gains, positions = (far * self.gains).double(), max(1, int(far.sum()))
-        each = gains.abs().sum().item() / positions
         loud = (gains * self.loud).abs().sum().item() / positions
         by_chance = ROW_SDS * gains.square().sum(dim=1).sqrt()  # of any sign
         beyond = (gains.sum(dim=1).abs() - by_chance).clamp(min=0.0)
@@ -250,6 +252,16 @@ class Comparison:
             "depends on chance, on its company, on its future, or on what was asked "
             "before."
         )
+
+    def mean_nats(self) -> float:
+        """Return the mean difference far from any alteration, of either sign."""
+        far = self._far()
+        return self.gains[far].double().abs().sum().item() / max(1, int(far.sum()))
+
+    def loud_share(self) -> float:
+        """Return the share of the positions there that differ beyond rounding."""
+        far = self._far()
+        return int((self.loud & far).sum()) / max(1, int(far.sum()))
 
     def _far(self) -> Tensor:
         """Return the positions that no window before an alteration holds, (R, T)."""
@@ -353,6 +365,8 @@ class Comparison:
             probes=len(self.probes),
             positions=int(self.before.sum()),
             worst_nats=_finite(self.gains.abs()).max().item() if self.probes else 0.0,
+            mean_nats=_finite(torch.tensor(self.mean_nats())).item(),
+            loud_share=self.loud_share(),
             gain_nats=_finite(before).mean().item() if len(before) else 0.0,
             seed=seed,
             breach=breach,

@@ -110,6 +110,8 @@ class Audit:
         probes: Rows that were asked beside the scored ones.
         positions: Answers that had to agree with what was scored.
         worst_nats: Largest difference.
+        mean_nats: Mean difference far from any alteration, of either sign.
+        loud_share: Share of the positions there that differ beyond rounding.
         gain_nats: Mean of what the claims gained on the same positions without their
             future, just before it.
         seed: Of the draw.
@@ -119,6 +121,8 @@ class Audit:
     probes: int
     positions: int
     worst_nats: float
+    mean_nats: float
+    loud_share: float
     gain_nats: float
     seed: int
     breach: str = ""

@@ -3,7 +3,7 @@
 caught by: gates, judge
 says:
   gates: may only see
-  judge: a row's answer depends on its company, on its future, or on
+  judge: depends on its company, on its future, or on | two answers differ by
 """
 
 import torch.nn.functional as F
