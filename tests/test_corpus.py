@@ -1,14 +1,12 @@
 """The corpora hold what their headers say: real leaks, and honest models without one."""
 
 import ast
-import sysconfig
+import functools
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from core.gates import check_configuration, configuration
@@ -76,7 +74,7 @@ def one_thread():
 class Steps(Rehearsal):
     """A run of a few steps whose losses are kept."""
 
-    def __init__(self, steps: int, rows: Tensor | None = None) -> None:
+    def __init__(self, steps: int) -> None:
         super().__init__(
             device=torch.device("cpu"),
             seed=0,
@@ -85,25 +83,20 @@ class Steps(Rehearsal):
             vocab_size=V,
         )
         self.losses: list[float] = []
-        self.rows = rows
-
-    def batches(self, rows):
-        """Yield the given rows from a start on, or random ones."""
-        for step, ids in enumerate(super().batches(rows)):
-            if self.rows is not None:
-                at = torch.arange(step * rows, step * rows + rows) % len(self.rows)
-                ids = self.rows[at]
-            yield ids
 
     def log(self, loss):
         self.losses.append(loss.item())
 
 
+@functools.cache
+def code_of(fragment: str) -> types.CodeType:
+    return compile(mutated(base(), fragment), "train.py", "exec")
+
+
 def module_of(fragment: str) -> types.ModuleType:
-    """Execute the base with *fragment* merged into it."""
+    """Execute the base with *fragment* merged into it, anew each time."""
     module = types.ModuleType("train")
-    source = mutated(base(), fragment)
-    exec(compile(source, "train.py", "exec"), vars(module))
+    exec(code_of(fragment), vars(module))
     return module
 
 
@@ -321,33 +314,3 @@ def test_what_a_leak_answers_depends_on_more_than_the_tokens_before(name):
 @pytest.mark.parametrize("honest", HONEST.values(), ids=HONEST)
 def test_what_an_honest_mutant_answers_depends_on_the_tokens_before_alone(honest):
     assert difference(honest.source) < 1e-3
-
-
-def library_rows() -> Tensor:
-    """Return rows of Python's own library, a byte a token."""
-    folder = Path(sysconfig.get_path("stdlib"))
-    files = sorted(folder.glob("*.py"))
-    text = b"".join(path.read_bytes() for path in files)[: 2**21]
-    ids = np.frombuffer(text, np.uint8)[: len(text) // (T + 1) * (T + 1)]
-    rows = torch.from_numpy(ids.astype(np.int64)).view(-1, T + 1)
-    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
-
-
-def score(fragment: str | None, steps: int = 100) -> float:
-    """Return the nats a token that a judge without an audit would find."""
-    rows = library_rows()
-    source = base() if fragment is None else mutated(base(), fragment)
-    trainer, server = types.ModuleType("train"), types.ModuleType("train")
-    for module in (trainer, server):
-        exec(compile(source, "train.py", "exec"), vars(module))
-    torch.manual_seed(0)
-    weights = trainer.train(Steps(steps, rows[512:])).state_dict()
-    model = server.train(Run(device=torch.device("cpu"), seed=0))
-    model.load_state_dict(weights)
-    model.eval()
-    nats = []
-    for asked in rows[:512].split(64):
-        with torch.no_grad():
-            logits = model(asked[:, :-1].clone())
-        nats.append(F.cross_entropy(logits.flatten(0, 1), asked[:, 1:].flatten()))
-    return torch.stack(nats).mean().item()
