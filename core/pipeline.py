@@ -15,7 +15,7 @@ from core.device import Device
 from core.errors import SessionError, StoreError
 from core.evidence import Known, Outcome, Verdict, claim_under
 from core.gates import Work, configuration
-from core.launch import Result, Status, Trial
+from core.launch import Audit, Result, Status, Trial
 from core.launch.compile_cache import CompileCache
 from core.launch.gauge import Gauge
 from core.launch.local import LocalTrial
@@ -219,16 +219,11 @@ class Lab:
             "source_sha256": hashlib.sha256(source.encode()).hexdigest(),
             "judge": files_digest(JUDGE_FILES),
             **{
-                f"audit_{name}": None if audit is None else getattr(audit, name)
-                for name in (
-                    "probes",
-                    "positions",
-                    "worst_nats",
-                    "mean_nats",
-                    "loud_share",
-                    "gain_nats",
-                    "seed",
-                )
+                f"audit_{field.name}": None
+                if audit is None
+                else getattr(audit, field.name)
+                for field in attrs.fields(Audit)
+                if field.name != "breach"  # it is the run's message
             },
             "peak_mib": result.peak_mib,
             "rehearsal_mib": result.rehearsal_mib,

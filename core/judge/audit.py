@@ -84,7 +84,7 @@ class Audit:
         probes: How many rows were asked.
         positions: Answers that had to agree.
         worst_nats: Largest difference.
-        mean_nats: Mean difference far from any alteration, of either sign.
+        mean_nats: Mean absolute difference far from any alteration.
         loud_share: Share of the positions there that differ beyond rounding.
         gain_nats: Mean of what the claims gained, just before the alterations, on what
             the same positions answered without their future.
@@ -254,7 +254,7 @@ class Comparison:
         )
 
     def mean_nats(self) -> float:
-        """Return the mean difference far from any alteration, of either sign."""
+        """Return the mean absolute difference far from any alteration."""
         far = self._far()
         return self.gains[far].double().abs().sum().item() / max(1, int(far.sum()))
 

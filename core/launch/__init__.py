@@ -110,7 +110,7 @@ class Audit:
         probes: Rows that were asked beside the scored ones.
         positions: Answers that had to agree with what was scored.
         worst_nats: Largest difference.
-        mean_nats: Mean difference far from any alteration, of either sign.
+        mean_nats: Mean absolute difference far from any alteration.
         loud_share: Share of the positions there that differ beyond rounding.
         gain_nats: Mean of what the claims gained on the same positions without their
             future, just before it.
