@@ -6,6 +6,7 @@ arguments, and alone as a body for any body.
 """
 
 import ast
+from abc import abstractmethod
 from collections.abc import Iterator
 from textwrap import dedent
 from typing import Any
@@ -37,9 +38,9 @@ class StatementCodemod(Codemod):
         self.statement = statement
         self.function = function
 
+    @abstractmethod
     def around(self, found: Statement, tree: cst.Module) -> list[Statement]:
         """Return what takes the place of *found*."""
-        raise NotImplementedError
 
     def transform_module_impl(self, tree: cst.Module) -> cst.Module:
         """Exchange the statement within its block."""
