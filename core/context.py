@@ -9,6 +9,7 @@ import attrs
 
 from core.device import Device
 from core.profile import Profile, torch_build
+from core.training.backend import attention_backend
 
 HERE = Path(__file__).parent
 JUDGE_FILES = ("judge",)
@@ -25,7 +26,9 @@ NUMERIC_FILES = (
     "memory.py",
     "process",
     "profile.py",
+    "training/backend.py",
     "training/entry.py",
+    "training/kernels",
     "training/module.py",
     "training/oom.py",
     "training/run.py",
@@ -33,8 +36,6 @@ NUMERIC_FILES = (
     "training/tokenizer.py",
     "training/data",
 )
-
-ATTENTION = {"cpu": "sdpa", "cuda": "sdpa+varlen"}  # what the training module calls
 
 
 @attrs.frozen(kw_only=True)
@@ -98,7 +99,7 @@ def current_context(
         budget_seconds=profile.budget_seconds,
         device=device.name,
         torch=torch_build().version,
-        attention=ATTENTION[device.kind],
+        attention=attention_backend(device.kind),
         data=data,
         base=base,
         numerics=files_digest(NUMERIC_FILES),

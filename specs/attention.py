@@ -42,9 +42,8 @@ scale_written_out = Experiment(
     codemod=codemod(
         "statements.ReplaceStatement",
         function="attend",
-        statement="y = F.scaled_dot_product_attention(...)",
-        source="y = F.scaled_dot_product_attention("
-        "q, k, v, attn_mask=mask, is_causal=mask is None, scale=HEAD_DIM**-0.5)",
+        statement="return windowed_attention(...)",
+        source="return windowed_attention(q, k, v, window, scale=HEAD_DIM**-0.5)",
     ),
     expect=Expect(delta_bpb=0, within=0.001),
     tags=("attention", "placebo"),

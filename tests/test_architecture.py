@@ -28,7 +28,7 @@ ALLOWED = {
     "gates": {"errors", "mutate", "spec", "syntax"},
     "device": {"errors"},
     "profile": {"spec"},
-    "context": {"device", "profile"},
+    "context": {"device", "profile", "training"},
     "verdict": set(),
     "evidence": {"profile", "spec", "verdict"},
     "plan": {"evidence", "verdict"},
@@ -51,7 +51,7 @@ ALLOWED = {
     },
 }
 # Files of training/ that run outside a trial's processes as well: no torch there.
-WITHOUT_TORCH = ("data", "tokenizer")
+WITHOUT_TORCH = ("backend", "data", "tokenizer")
 
 
 def modules() -> Iterator[tuple[str, Path]]:

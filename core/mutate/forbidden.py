@@ -38,7 +38,7 @@ INSTEAD = {
 
 # What may be imported: these and what is below them, less what is refused further down
 IMPORTABLE = _words("""
-    __future__ abc bisect cmath collections contextlib copy dataclasses einops enum
+    __future__ abc bisect cmath collections contextlib copy core dataclasses einops enum
     fractions functools heapq itertools math numbers operator re statistics torch triton
     types typing typing_extensions
 """)
@@ -151,6 +151,9 @@ ONLY = {
         AbstractContextManager ContextDecorator ExitStack closing contextmanager
         nullcontext suppress
     """),
+    "core": _words("training"),
+    "core.training": _words("kernels"),
+    "core.training.kernels": _words("squared_relu_mlp windowed_attention"),
     "dataclasses": _words("""
         FrozenInstanceError InitVar KW_ONLY MISSING asdict astuple dataclass field
         fields is_dataclass replace

@@ -83,6 +83,7 @@ def settle(settings: dict[str, Any]) -> torch.device:
     torch.set_num_threads(settings["threads"])
     # It was imported with another environment.
     inductor.compile_threads = inductor.decide_compile_threads()
+    inductor.use_fast_math = True  # the exponentials of the loss, within 2 ulp
     torch.set_float32_matmul_precision("high")
     device = torch.device(settings["device"])
     if device.type == "cuda":

@@ -8,7 +8,8 @@ literals, arithmetic, comparisons and the plainest built-ins.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
+
+from core.training.kernels import squared_relu_mlp, windowed_attention
 
 # Model
 DEPTH = 8  # blocks
@@ -162,12 +163,16 @@ def norm(x: Tensor) -> Tensor:
 
 
 def rotary_tables() -> tuple[Tensor, Tensor]:
-    """Return cosines and sines of each position's angles, each (T, 1, D/2)."""
+    """Return cosines and sines of each position's angles, each (T, 1, D).
+
+    Channels i and i + D/2 turn by the same angle; the sines of the latter are negative.
+    """
     channel = torch.arange(0, HEAD_DIM, 2, dtype=torch.float32)
     frequency = ROPE_BASE ** (-channel / HEAD_DIM)  # (D/2,) radians a token
     position = torch.arange(SEQUENCE_LEN, dtype=torch.float32)
     angle = torch.outer(position, frequency)[:, None, :]  # (T, 1, D/2)
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((sin, -sin), dim=-1)
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -175,16 +180,22 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     https://arxiv.org/abs/2104.09864
     """
-    first, second = x.unflatten(-1, (2, -1)).unbind(-2)  # (B, T, H, D/2) each
-    turned = first * cos + second * sin, second * cos - first * sin
-    return torch.cat(turned, dim=-1)  # (B, T, H, D)
+    swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)  # i is where i + D/2 was
+    return x * cos + swapped * sin
+
+
+def project(x: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
+    """Apply several linears to x (B, T, C) at once, in heads (B, T, its heads, D).
+
+    As one product they read x once.
+    """
+    weight = torch.cat([linear.weight for linear in linears])
+    heads = F.linear(x, weight.to(x.dtype)).unflatten(-1, (-1, HEAD_DIM))
+    return heads.split([len(linear.weight) // HEAD_DIM for linear in linears], dim=2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Mix the values of each token and of the `window` tokens before it.
-
-    On a GPU no kernel behind ``scaled_dot_product_attention`` knows a window, and the
-    one that knows it is slower without: each block takes the better one.
 
     Args:
         q: Queries (B, T, N_HEAD, D).
@@ -192,23 +203,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         v: Values, shaped as the keys.
         window: Tokens back; SEQUENCE_LEN for all of them.
     """
-    B, T, H, _ = q.shape
-    if k.size(2) < H:  # repeated, since not every kernel knows groups of queries
-        k = k.repeat_interleave(H // k.size(2), dim=2)  # (B, T, H, D)
-        v = v.repeat_interleave(H // v.size(2), dim=2)  # (B, T, H, D)
-    if q.is_cuda and window < T - 1:
-        # A row is one sequence of T: https://arxiv.org/abs/2307.08691 with a window.
-        starts = torch.arange(0, B * T + 1, T, dtype=torch.int32, device=q.device)
-        q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B * T, H, D)
-        y = varlen_attn(q, k, v, starts, starts, T, T, window_size=(window, 0))
-        return y.unflatten(0, (B, T))  # (B, T, H, D)
-    mask = None
-    if window < T - 1:
-        seen = torch.ones(T, T, dtype=torch.bool, device=q.device)  # (T, T) query, key
-        mask = seen.tril().triu(-window)
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-    return y.transpose(1, 2)  # (B, T, H, D)
+    if k.size(2) < q.size(2):  # not every kernel knows groups of queries
+        repeats = q.size(2) // k.size(2)
+        k = k.repeat_interleave(repeats, dim=2)  # (B, T, N_HEAD, D)
+        v = v.repeat_interleave(repeats, dim=2)  # (B, T, N_HEAD, D)
+    return windowed_attention(q, k, v, window)  # (B, T, N_HEAD, D)
 
 
 def layer_window(layer: int) -> int:
@@ -243,20 +242,17 @@ class CausalSelfAttention(nn.Module):
     def forward(
         self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor
     ) -> Tensor:
-        B, T, _ = x.shape
-        q = self.query(x).view(B, T, N_HEAD, HEAD_DIM)
-        k = self.key(x).view(B, T, N_KV_HEAD, HEAD_DIM)
-        v = self.value(x).view(B, T, N_KV_HEAD, HEAD_DIM)
+        q, k, v = project(x, self.query, self.key, self.value)
 
         if value_embedding is not None:
             gate = self.value_gate(x[..., :VALUE_GATE_CHANNELS])  # (B, T, H)
             gate = 2 * torch.sigmoid(gate)  # 1 at the start
             v = v + gate[..., None] * value_embedding.view_as(v)
 
-        q = apply_rotary(q, cos, sin)
-        k = apply_rotary(k, cos, sin)
         q = norm(q)
         k = norm(k)
+        q = apply_rotary(q, cos, sin)
+        k = apply_rotary(k, cos, sin)
 
         y = attend(q, k, v, self.window)  # (B, T, H, D)
         return self.out(y.flatten(2))  # (B, T, C)
@@ -275,9 +271,9 @@ class MLP(nn.Module):
         self.down = Linear(hidden_dim, MODEL_DIM, constant(0.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.up(x)  # (B, T, MLP_RATIO * C)
-        x = F.relu(x).square()
-        return self.down(x)  # (B, T, C)
+        up = self.up.weight.to(x.dtype)  # (MLP_RATIO * C, C)
+        down = self.down.weight.to(x.dtype)  # (C, MLP_RATIO * C)
+        return squared_relu_mlp(x, up, down)  # self.down(F.relu(self.up(x)).square())
 
 
 class Block(nn.Module):
@@ -319,8 +315,8 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         T = tokens.size(1)
         x0 = norm(self.embedding(tokens))  # (B, T, C)
-        cos = self.cos[:T].to(x0.dtype)  # (T, 1, D/2)
-        sin = self.sin[:T].to(x0.dtype)  # (T, 1, D/2)
+        cos = self.cos[:T].to(x0.dtype)  # (T, 1, D)
+        sin = self.sin[:T].to(x0.dtype)  # (T, 1, D)
 
         x = x0
         for layer, block in enumerate(self.blocks):
@@ -559,7 +555,9 @@ def training_loss(model: nn.Module, rows: Tensor) -> Tensor:
     """Return the mean nats a token of `rows` (B, T + 1), each told all before it."""
     logits = model(rows[:, :-1])  # (B, T, V)
     targets = rows[:, 1:]  # (B, T)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    # No logit is above SOFTCAP, so nobody need look for the largest.
+    normaliser = (logits - SOFTCAP).exp().sum(-1, keepdim=True).log() + SOFTCAP
+    return F.nll_loss((logits - normaliser).flatten(0, 1), targets.flatten())
 
 
 def train(run) -> nn.Module:
