@@ -113,7 +113,7 @@ def run_trainer(
         return
     module = load_module(Path(settings["module"]))
     rehearse(module, settings, device)
-    kept_mib = released(device)
+    kept_mib = left_allocated(device)
     T = settings["sequence_len"]
     memory = hand_out_view(inherited[0], T)
     compiled: int | None = None
@@ -185,7 +185,7 @@ def rehearse(module: Any, settings: dict[str, Any], device: torch.device) -> Non
     except torch.OutOfMemoryError as error:
         message = f"{shortage(error, device)}, in rehearsal"
     # Not in the handler: the traceback holds on to the tensors of every frame.
-    released(device)
+    release(device)
     micro_batch = getattr(module, MICRO_BATCH, None)
     if not isinstance(micro_batch, int) or micro_batch < 2:
         raise OutOfMemory(f"{message}; the module has no {MICRO_BATCH} to lower")
@@ -199,22 +199,31 @@ def rehearse(module: Any, settings: dict[str, Any], device: torch.device) -> Non
         except torch.OutOfMemoryError:
             raise OutOfMemory(f"{message}; nor do {measured} rows fit") from None
         peaks[measured] = torch.cuda.max_memory_allocated(device)
-        released(device)
+        release(device)
     fits = what_fits(
         rows=rows, micro_batch=micro_batch, peaks=peaks, free_bytes=free_bytes
     )
     raise OutOfMemory(f"{message}; {fits}")
 
 
-def released(device: torch.device) -> float:
-    """Give back what nobody holds any more; return the MiB that stay allocated."""
+def left_allocated(device: torch.device) -> float:
+    """Return the MiB that somebody holds, and count the peak anew.
+
+    The rest stays at hand: to ask the driver for it again takes a part of a second.
+    """
     gc.collect()
     if device.type != "cuda":
         return 0.0
     torch.cuda.synchronize(device)
-    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device) / 2**20
+
+
+def release(device: torch.device) -> None:
+    """Give back to the GPU what nobody holds."""
+    left_allocated(device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def compilations() -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from core.channel import Reader, write
 from core.memory import question_views
-from core.training.entry import guarded, is_given, released, settle, trained
+from core.training.entry import guarded, is_given, release, settle, trained
 from core.training.module import load_module
 from core.training.run import Run
 
@@ -71,7 +71,7 @@ def warm_up(
     ids = torch.zeros((B, T), dtype=torch.int64, device=device)
     fill(torch.empty((B, T, V), device=device), model, ids)
     del ids
-    released(device)
+    release(device)
 
 
 def load_weights(model: nn.Module, path: str, device: torch.device) -> None:

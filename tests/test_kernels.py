@@ -1,0 +1,144 @@
+"""Each kernel gives the values and gradients of the plain expression, in float32."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from core.training.backend import attention_backend
+from core.training.kernels import attention, squared_relu_mlp, windowed_attention
+
+B, T, H, D = 2, 512, 4, 128
+BFLOAT16_ERROR = 0.006  # of a norm; what the kernels of torch show is 0.0025
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
+    """Return what windowed_attention is defined as, (B, T, H, D)."""
+    position = torch.arange(q.size(1), device=q.device)
+    back = position[:, None] - position  # (T, T) query, key
+    products = torch.einsum("bqhd,bkhd->bhqk", q, k) * scale
+    products = products.masked_fill((back < 0) | (back > window), -math.inf)
+    return torch.einsum("bhqk,bkhd->bqhd", products.softmax(-1), v)
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected).norm() / expected.norm())
+
+
+def differences(
+    function: Callable[..., Tensor],
+    plain: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+) -> list[float]:
+    """Return how far output and gradients are from those of *plain* in float32."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    exact = [x.detach().float().requires_grad_() for x in inputs]
+    expected = plain(*exact)
+    grad = torch.randn_like(expected)
+    expected.backward(grad)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the compiler's own
+        found = function(*inputs)
+        found.backward(grad.to(found.dtype))
+    pairs = [(found.detach(), expected.detach())]
+    pairs += [(x.grad, e.grad) for x, e in zip(inputs, exact, strict=True)]
+    return [difference(found, expected) for found, expected in pairs]
+
+
+@settings(deadline=None)
+@given(
+    tokens=st.integers(1, 12),
+    window=st.integers(0, 14),
+    scale=st.sampled_from([None, 0.3]),
+)
+def test_each_token_reads_from_itself_and_from_as_many_before_it_as_the_window_says(
+    tokens, window, scale
+):
+    q, k, v = torch.randn(3, 2, tokens, 2, 8).unbind()
+
+    found = windowed_attention(q, k, v, window, scale)
+
+    expected = attended(q, k, v, window, 8**-0.5 if scale is None else scale)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_the_mlp_on_a_cpu_is_the_plain_expression():
+    x, up, down = torch.randn(3, 5, 8), torch.randn(32, 8), torch.randn(8, 32)
+
+    assert torch.equal(
+        squared_relu_mlp(x, up, down),
+        F.linear(F.relu(F.linear(x, up)).square(), down),
+    )
+
+
+def test_a_cpu_attends_by_torch_whatever_is_installed():
+    assert attention_backend("cpu") == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("installed", "backend"),
+    [(None, "sdpa + flex"), ("1.32.0", "cudnn-frontend 1.32.0")],
+)
+def test_the_context_of_a_gpu_names_what_attends_there(monkeypatch, installed, backend):
+    monkeypatch.setattr("core.training.backend.frontend_version", lambda: installed)
+
+    assert attention_backend("cuda") == backend
+
+
+def on_gpu(*shape: int) -> Tensor:
+    return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("has_frontend", [False, True])
+@pytest.mark.parametrize("window", [0, 200, T - 1])
+@pytest.mark.parametrize("is_packed", [False, True], ids=["apart", "of one product"])
+def test_attention_on_a_gpu_has_the_values_and_gradients_of_the_definition(
+    monkeypatch, has_frontend, window, is_packed
+):
+    if has_frontend and not attention.HAS_FRONTEND:
+        pytest.skip("the extra fast is not installed")
+    monkeypatch.setattr(attention, "HAS_FRONTEND", has_frontend)
+    torch._dynamo.reset()
+    qkv = on_gpu(B, T, 3 * H, D).split(H, dim=2)
+    if not is_packed:
+        qkv = [x.contiguous() for x in qkv]
+    compiled = torch.compile(windowed_attention, dynamic=False)
+
+    found = differences(
+        lambda q, k, v: compiled(q, k, v, window),
+        lambda q, k, v: attended(q, k, v, window, D**-0.5),
+        qkv,
+    )
+
+    # A token that reads from itself alone has no gradient of q and k.
+    found = [error for error in found if math.isfinite(error)]
+    assert max(found) < BFLOAT16_ERROR
+    assert len(found) == (2 if window == 0 else 4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("rows", "channels", "hidden"), [(512, 512, 2048), (100, 640, 2560), (33, 72, 200)]
+)
+def test_the_mlp_on_a_gpu_has_the_values_and_gradients_of_the_plain_expression(
+    rows, channels, hidden
+):
+    torch._dynamo.reset()
+    x = on_gpu(3, rows, channels)
+    up = on_gpu(hidden, channels) * channels**-0.5
+    down = on_gpu(channels, hidden) * hidden**-0.5
+
+    found = differences(
+        torch.compile(squared_relu_mlp, dynamic=False),
+        lambda x, up, down: F.linear(F.relu(F.linear(x, up)).square(), down),
+        (x, up, down),
+    )
+
+    assert max(found) < BFLOAT16_ERROR
