@@ -27,6 +27,7 @@ class Outcome:
     log_tail: tuple[str, ...] = ()
     val_bpb: float | None = None
     wall_seconds: float = 0.0
+    epochs: float | None = None  # times that it read the training corpus
     claim: str | None = None  # `Claim.text` of what it was run for; None for the base
     device: str = ""  # UUID of the GPU, or cpu
     started_at: datetime | None = attrs.field(default=None, eq=False)  # UTC, naive

@@ -75,6 +75,11 @@ class Lab:
         """The run folders."""
         return Journal(self.project / "runs")
 
+    @property
+    def training_tokens(self) -> int:
+        """Tokens of the training rows."""
+        return self.data.counts["training"]["rows"] * self.data.sequence_len
+
     def compile_cache(self, device: Device) -> CompileCache:
         """Return what torch.compile has kept of the base on a device."""
         context = self.context
@@ -206,6 +211,9 @@ class Lab:
             "median_step_seconds": result.step_seconds(0.5),
             "p99_step_seconds": result.step_seconds(0.99),
             "train_tokens": result.curve[-1].tokens if result.curve else None,
+            "epochs": result.curve[-1].tokens / self.training_tokens
+            if result.curve
+            else None,
             "steps": len(result.curve),
             **{
                 f"{phase}_seconds": result.phase_seconds.get(phase)
@@ -246,6 +254,7 @@ class Lab:
             log_tail=result.log_tail,
             val_bpb=row["val_bpb"],
             wall_seconds=wall_seconds,
+            epochs=row["epochs"],
             claim=claim,
             device=device.id,
             started_at=started.replace(tzinfo=None),

@@ -39,6 +39,7 @@ class Profile:
         prior_sd: Seed standard deviation of val_bpb before any run has been seen.
         prior_df: Degrees of freedom that ``prior_sd`` is worth.
         overhead_seconds: Time of a trial beside training, before any run has been seen.
+        tokens_per_second: Of the shipped module, before any run has been seen.
         memory_mib: GPU memory that a trial of the shipped module takes.
         capability: Compute capability that the shipped module asks for.
     """
@@ -65,6 +66,7 @@ class Profile:
     prior_sd: float
     prior_df: float
     overhead_seconds: float
+    tokens_per_second: float
     memory_mib: float
     capability: tuple[int, int] | None = None
 
@@ -119,6 +121,7 @@ GPU = Profile(
     prior_sd=0.0018,
     prior_df=2.0,
     overhead_seconds=90.0,
+    tokens_per_second=1.9e6,  # an H200's
     memory_mib=60_000.0,  # trainer 45,055; servers and judge; CUDA contexts of 617
     capability=(8, 0),  # bfloat16
 )
@@ -145,6 +148,7 @@ CPU = Profile(
     prior_sd=0.02,
     prior_df=2.0,
     overhead_seconds=8.0,
+    tokens_per_second=2e4,
     memory_mib=0.0,
 )
 PROFILES = {profile.name: profile for profile in (GPU, CPU)}

@@ -43,6 +43,7 @@ MIGRATIONS = [
     (2, "0002_gpus.sql"),
     (3, "0003_belief.sql"),
     (4, "0004_steadiness.sql"),
+    (5, "0005_epochs.sql"),
 ]
 CURVE = [
     {"step": 1, "seconds": 0.5, "tokens": 2048, "loss_nats": 7.25},
@@ -83,7 +84,7 @@ BELIEVED = {
 }
 # Nor what the fourth added.
 STEADY = {"audit_mean_nats": 0.00025, "audit_loud_share": 0.0}
-LATER = {**ON_A_GPU, **BELIEVED, **STEADY}
+LATER = {"epochs": 0.5, **ON_A_GPU, **BELIEVED, **STEADY}
 
 
 def described(mutant, name, context):

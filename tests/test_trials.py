@@ -4,9 +4,11 @@ import fnmatch
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -115,6 +117,41 @@ def test_a_session_measures_reports_and_remembers(
         "1 of 1 verdicts are from earlier sessions; --rerun tests them on fresh seeds.",
     ])
     assert len(runs(project)) == 4
+
+
+@pytest.mark.slow
+def test_a_corpus_that_is_learned_by_heart_is_said_before_and_after(
+    project: pytest.Pytester,
+):
+    spec(project, "logits", cap(12))
+    corpus = project.mkdir("corpus")
+    library = Path(textwrap.__file__).parent
+    shutil.copy(library / "textwrap.py", corpus)
+    text = [(library / name).read_text() for name in ("ast.py", "inspect.py")]
+    (corpus / "val.py").write_text("".join(text))
+
+    done = project.runpytest_subprocess(
+        "specs", "--budget", "2", "--seeds", "1", "--data", str(corpus)
+    )
+
+    said = [
+        "        beyond 4 times a model learns text by heart, and that is",
+        "        what is ranked (arXiv 2305.16264): give it at least",
+        "        * tokens, or a shorter --budget",
+    ]
+    done.stdout.fnmatch_lines([
+        "corpus  a trial is about to read its * tokens * times",
+        *said,
+        "at most 2 trials, about *",
+        "*= verdicts =*",
+        "corpus  a trial read its * tokens * times",
+        *said,
+    ])
+    ((epochs, tokens),) = rows(
+        project, "select max(epochs), max(train_tokens) from runs"
+    )
+    assert float(str(epochs)) > 4
+    assert float(str(tokens)) / float(str(epochs)) == pytest.approx(7000, rel=0.5)
 
 
 @pytest.mark.slow

@@ -1,16 +1,15 @@
 """The trials of one pytest session: from selected experiments to reports of verdicts."""
 
 import contextlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 import attrs
 
-from core.device import Device, DeviceFailed
+from core.device import DeviceFailed
 from core.errors import SessionError
-from core.evidence import Known, Verdict, claim_under
+from core.evidence import Verdict, claim_under
 from core.gates import Work
 from core.launch import examine
 from core.launch.gauge import Gauge
@@ -18,17 +17,10 @@ from core.launch.local import MAINS
 from core.launch.log import escaped
 from core.mutate import Mutant
 from core.pipeline import PATIENCE_SECONDS, Lab, open_lab
-from core.plan import (
-    CANDIDATES_A_BASE,
-    Lost,
-    Need,
-    Plan,
-    next_attempt,
-    past_verdict,
-    underpowered,
-)
+from core.plan import Lost, Plan, next_attempt, past_verdict, underpowered
 from core.plugin.collect import Experiment
 from core.plugin.gating import examined
+from core.plugin.header import by_heart, write_header
 from core.plugin.live import Live
 from core.plugin.lock import locked
 from core.plugin.options import Request
@@ -100,7 +92,17 @@ class Trials:
             self.swept = self.lab.journal.sweep()
             runnable = self._gate(items)
             self.stored, self.refused, planned = self._plan(runnable)
-            self._write_header(planned)
+            if terminal is not None:
+                write_header(
+                    terminal,
+                    request,
+                    self.lab,
+                    planned,
+                    sandbox=self.sandbox,
+                    notes=self.notes,
+                    swept=self.swept,
+                    trial_seconds=self._trial_seconds(),
+                )
         except BaseException:  # Ctrl-C too: the next session must find the locks free
             self.live.close()
             self.locks.close()
@@ -351,52 +353,20 @@ class Trials:
                 return (f"the end of {place}/{outcome.run}/log.txt:", *outcome.log_tail)
         return ()
 
-    def _write_header(self, planned: list[Undecided]) -> None:
-        """Say under which conditions the session measures, and how long it will take."""
-        if self.terminal is None:
-            return
-        request, lab = self.request, self.lab
-        profile, noise = request.profile, lab.known.noise()
-        trials = _count_trials(planned, lab.known, request.devices)
-        seconds = trials * self._trial_seconds() / len(request.devices)
-        runs = sum(o.mutant == lab.base.digest for o in lab.known.outcomes)
-        write = self.terminal.write_line
-        seeds = request.seeds or profile.looks
-        self.terminal.ensure_newline()
-        write(
-            f"profile {profile.name} ({request.reason}): {profile.budget_seconds:g} s"
-            f"{' of CPU time' if profile.clock == 'cpu' else ''} a trial, at most "
-            f"{seeds} seed{'s' * (seeds > 1)}"
-        )
-        write(f"device  {len(request.devices)} × {request.devices[0].name}")
-        write(
-            f"context {lab.context.digest}, data {lab.data.fingerprint}, base "
-            f"{lab.base.digest[:12]} (run {runs} times)"
-        )
-        write(
-            f"noise   seed sd {noise.sd:.4f} bpb with {noise.df:.0f} degrees of freedom"
-            f"{' (prior)' if noise.df == profile.prior_df else ''}"
-        )
-        write(f"sandbox {self.sandbox}", red=not request.confined)
-        for note in self.notes:
-            write(note, yellow=True)
-        if self.swept:
-            write(
-                f"{self.swept} unfinished trial{'s' * (self.swept > 1)} of a session "
-                "that was killed: swept, and run again where needed"
-            )
-        write(
-            f"at most {trials} trials, about {_duration(seconds)}"
-            if trials
-            else "nothing to run: all is decided"
-        )
-
     def write_summary(self, terminal: Any) -> None:
         """Write the verdict table, and where to look next."""
         terminal.ensure_newline()
         if self.rows:
             terminal.section("verdicts", sep="=")
             terminal.write_line(table(self.rows, colour=terminal.hasmarkup))
+        read = [
+            outcome.epochs or 0.0
+            for row in self.rows
+            for outcome in self.lab.known.outcomes
+            if outcome.run in row.verdict.runs
+        ]
+        for text in by_heart(max(read, default=0.0), self.lab.training_tokens):
+            terminal.write_line(text, yellow=True)
         if self.interrupted:
             terminal.write_line(
                 "interrupted: finished trials are kept, the same command goes on"
@@ -412,39 +382,6 @@ class Trials:
                 'ask the history: duckdb runs.duckdb "from leaderboard"; '
                 "each trial is in runs/"
             )
-
-
-def _count_trials(
-    planned: list[Undecided], known: Known, devices: Sequence[Device]
-) -> int:
-    """Return how many trials are missing if every plan goes to its last look.
-
-    At most: fewer where candidates of one seed share a device, and so the base's run.
-    """
-    needs = {
-        Need(mutant=undecided.plan.mutant, seed=undecided.plan.seed(look))
-        for undecided in planned
-        for look in range(1, undecided.plan.allowed + 1)
-    }
-    missing = [n for n in needs if known.paired(n.mutant, n.seed) is None]
-    here = {device.id for device in devices}
-    candidates = sum(
-        here.isdisjoint(o.device for o in known.finished(n.mutant, n.seed))
-        for n in missing
-    )
-    bases = sum(
-        min(wanted, len(here - {o.device for o in known.finished(known.base, seed)}))
-        for seed, wanted in Counter(need.seed for need in missing).items()
-    )
-    return candidates + bases + candidates // CANDIDATES_A_BASE
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _failure(reason: str, log_tail: tuple[str, ...]) -> str:

@@ -80,7 +80,7 @@ create or replace view conditions as
 select
     r.run, r.context, r.mutant, r.seed, r.status, c.profile, c.device as device_name, r.device, r.driver, c.torch,
     r.sm_mhz, r.power_watts, r.temperature_c, r.foreign_mib, r.peak_mib,
-    r.train_tokens, r.steps, r.train_tokens / r.train_seconds as tokens_per_second,
+    r.train_tokens, r.epochs, r.steps, r.train_tokens / r.train_seconds as tokens_per_second,
     r.median_step_seconds, r.p99_step_seconds,
     r.ahead_seconds, r.gap_seconds, r.start_seconds, r.train_seconds, r.save_seconds,
     r.serve_seconds, r.score_seconds, r.wall_seconds, r.compilations, r.rehearsal_mib,
@@ -104,6 +104,7 @@ comment on column conditions.temperature_c is 'Largest temperature in training; 
 comment on column conditions.foreign_mib is 'Most memory that processes of others held in training; NULL on a CPU and if it did not train';
 comment on column conditions.peak_mib is 'Device memory on a GPU, else resident memory of the trainer';
 comment on column conditions.train_tokens is 'Tokens that were trained on';
+comment on column conditions.epochs is 'Times that it read the training corpus; beyond 4 it learns it by heart';
 comment on column conditions.steps is 'Optimizer steps';
 comment on column conditions.tokens_per_second is 'Of training';
 comment on column conditions.median_step_seconds is 'Median of the seconds between steps';

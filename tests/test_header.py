@@ -1,0 +1,17 @@
+from core.plugin.header import MOST_EPOCHS, by_heart
+
+
+def test_a_corpus_that_is_read_often_is_told_with_what_to_do_in_80_columns():
+    said = by_heart(26.04, 17_956_864, is_estimate=True)
+
+    assert said == [
+        "corpus  a trial is about to read its 17,956,864 tokens 26.0 times",
+        "        beyond 4 times a model learns text by heart, and that is",
+        "        what is ranked (arXiv 2305.16264): give it at least",
+        "        120,000,000 tokens, or a shorter --budget",
+    ]
+    assert max(map(len, said)) <= 80
+
+
+def test_nothing_is_said_of_text_that_is_hardly_read_again():
+    assert by_heart(MOST_EPOCHS, 1_000_000) == []
