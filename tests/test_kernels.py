@@ -1,8 +1,9 @@
 """Each kernel gives the values and gradients of the plain expression, in float32."""
 
+import contextlib
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -31,6 +32,20 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected).norm() / expected.norm())
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let the compiler's own warnings fail no test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    with quiet():
+        torch._dynamo.reset()
+        return torch.compile(function, dynamic=False)
+
+
 def differences(
     function: Callable[..., Tensor],
     plain: Callable[..., Tensor],
@@ -42,8 +57,7 @@ def differences(
     expected = plain(*exact)
     grad = torch.randn_like(expected)
     expected.backward(grad)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the compiler's own
+    with quiet():
         found = function(*inputs)
         found.backward(grad.to(found.dtype))
     pairs = [(found.detach(), expected.detach())]
@@ -105,14 +119,13 @@ def test_attention_on_a_gpu_has_the_values_and_gradients_of_the_definition(
     if has_frontend and not attention.HAS_FRONTEND:
         pytest.skip("the extra fast is not installed")
     monkeypatch.setattr(attention, "HAS_FRONTEND", has_frontend)
-    torch._dynamo.reset()
     qkv = on_gpu(B, T, 3 * H, D).split(H, dim=2)
     if not is_packed:
         qkv = [x.contiguous() for x in qkv]
-    compiled = torch.compile(windowed_attention, dynamic=False)
+    attend = compiled(windowed_attention)
 
     found = differences(
-        lambda q, k, v: compiled(q, k, v, window),
+        lambda q, k, v: attend(q, k, v, window),
         lambda q, k, v: attended(q, k, v, window, D**-0.5),
         qkv,
     )
@@ -130,13 +143,12 @@ def test_attention_on_a_gpu_has_the_values_and_gradients_of_the_definition(
 def test_the_mlp_on_a_gpu_has_the_values_and_gradients_of_the_plain_expression(
     rows, channels, hidden
 ):
-    torch._dynamo.reset()
     x = on_gpu(3, rows, channels)
     up = on_gpu(hidden, channels) * channels**-0.5
     down = on_gpu(channels, hidden) * hidden**-0.5
 
     found = differences(
-        torch.compile(squared_relu_mlp, dynamic=False),
+        compiled(squared_relu_mlp),
         lambda x, up, down: F.linear(F.relu(F.linear(x, up)).square(), down),
         (x, up, down),
     )
