@@ -5,7 +5,7 @@ import random
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -834,6 +834,10 @@ def rows(scheduler: Scheduler) -> list[dict[str, Any]]:
     return sorted(ran, key=lambda row: row["started_at"])
 
 
+def _began(row: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(row["started_at"])
+
+
 QUICK_AHEAD = attrs.evolve(QUICK, ahead=True)
 
 
@@ -851,6 +855,7 @@ def test_two_devices_train_at_once_and_each_next_trial_is_up_before_its_device_i
     assert isinstance(end, Verdict)
     assert (end.word, end.candidates, end.bases) == ("measured", 2, 2)
     base = scheduler.lab.base.digest
+    overlaps = []
     for device, seed in (("a", 0), ("b", 1)):
         first, second = (row for row in ran if row["device"] == device)
         assert (first["mutant"], first["seed"]) == (base, seed)
@@ -860,9 +865,13 @@ def test_two_devices_train_at_once_and_each_next_trial_is_up_before_its_device_i
         # From clock to clock: all that the first did after training lies between.
         after = sum(first[f"{phase}_seconds"] for phase in ("save", "serve", "score"))
         assert after < second["gap_seconds"] < second["wall_seconds"] + 60
+        # It takes the device while the first is scored, unless we were too slow.
+        ended = _began(first) + timedelta(seconds=first["wall_seconds"])
+        overlaps.append(_began(second) < ended)
     a, b = (
         [row["started_at"] for row in ran if row["device"] == name] for name in "ab"
     )
+    assert any(overlaps), ran
     assert b[0] < a[1]
     assert a[0] < b[1]
     assert {(d.id, label) for d, label, progress in told if progress} == {
