@@ -27,6 +27,14 @@ STDLIB_WITHOUT = frozenset({
     "turtledemo",
 })
 
+CLIMBMIX = "climbmix"
+CLIMBMIX_SHARDS = 10  # that train, unless the name says how many: ``climbmix:20``
+CLIMBMIX_NAME = re.compile(rf"{CLIMBMIX}(?::(\d+))?")
+CLIMBMIX_REPOSITORY = "karpathy/climbmix-400b-shuffle"
+# Pinned, so that the same shards are the same text, whoever fetches them and when.
+CLIMBMIX_COMMIT = "915333b4f8b8684f39aeaafea600fea6f43fb703"
+CLIMBMIX_VALIDATION = 6542  # the last shard of the set
+
 COLUMN = "text"
 PARQUET = ".parquet"
 TEXT_SUFFIXES = frozenset([
@@ -125,18 +133,49 @@ class Source:
             before += file.size
 
 
-def open_source(name_or_path: str | Path) -> Source:
+@attrs.frozen(kw_only=True)
+class Shards:
+    """A corpus of parquet files on the Hugging Face hub, which may not be here yet.
+
+    Attributes:
+        name: What the user called it.
+        repository: The data set, as ``owner/name``.
+        commit: All 40 digits of the commit that has the files.
+        training: Names of the files to train on.
+        validation: The file that is set apart.
+    """
+
+    name: str
+    repository: str
+    commit: str
+    training: tuple[str, ...] = attrs.field(repr=False)
+    validation: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All names, the validation file first."""
+        return self.validation, *self.training
+
+
+def open_source(name_or_path: str | Path) -> Source | Shards:
     """Find the files of a corpus and check that they can be one.
 
     Args:
-        name_or_path: ``stdlib`` for the source of the running Python's own library; or
+        name_or_path: ``stdlib`` for the source of the running Python's own library;
+            ``climbmix``, or ``climbmix:N`` for N shards to train on; or
             a parquet file, a text file, or a folder with either, at any depth. Files
             whose stem is ``val`` or ends in ``_val`` are its validation split. Hidden
             files don't count.
 
+    Returns:
+        The corpus; that of a hub is fetched when it is prepared.
+
     Raises:
-        DataError: There is no such path, no text in it, or no ``text`` column.
+        DataError: There is no such path, no text in it, no ``text`` column, or not that
+            many shards.
     """
+    if match := CLIMBMIX_NAME.fullmatch(str(name_or_path)):
+        return _climbmix(match[0], int(match[1] or CLIMBMIX_SHARDS))
     if str(name_or_path) == STDLIB:
         root = Path(sysconfig.get_path("stdlib"))
         names = [n for n in _walk(root, without=STDLIB_WITHOUT) if n.endswith(".py")]
@@ -145,7 +184,7 @@ def open_source(name_or_path: str | Path) -> Source:
                 f"This Python has no source files of its library in {root}.",
                 hint="name a folder of parquet or text files instead.",
             )
-        files = tuple(_source_file(root / name, pinnable=False) for name in names)
+        files = tuple(source_file(root / name, validation=False) for name in names)
         return Source(name=STDLIB, root=root, files=files)
 
     root = Path(name_or_path).expanduser()
@@ -158,15 +197,36 @@ def open_source(name_or_path: str | Path) -> Source:
     else:
         raise DataError(
             f"There is no corpus at {root}.",
-            hint=f"name a parquet or text file, a folder of them, or {STDLIB!r}.",
+            hint=f"name a parquet or text file, a folder of them, {STDLIB!r} or"
+            f" {CLIMBMIX!r}.",
         )
     for path in chosen:
         if path.suffix == PARQUET:
-            _check_parquet(path)
-    files = [_source_file(path, pinnable=True) for path in chosen]
+            check_parquet(path)
+    files = [
+        source_file(path, validation=bool(VALIDATION_STEM.fullmatch(path.stem)))
+        for path in chosen
+    ]
     files.sort(key=lambda file: not file.validation)
     return Source(
         name=str(name_or_path), root=root, files=tuple(files), ignored_files=ignored
+    )
+
+
+def _climbmix(name: str, count: int) -> Shards:
+    if not 1 <= count <= CLIMBMIX_VALIDATION:
+        raise DataError(
+            f"{name} asks for {count} shards to train on, and {CLIMBMIX} has 1 to"
+            f" {CLIMBMIX_VALIDATION:,}.",
+            hint=f"name a number in that range, as {CLIMBMIX}:{CLIMBMIX_SHARDS}.",
+        )
+    shard = "shard_{:05}.parquet".format
+    return Shards(
+        name=name,
+        repository=CLIMBMIX_REPOSITORY,
+        commit=CLIMBMIX_COMMIT,
+        training=tuple(map(shard, range(count))),
+        validation=shard(CLIMBMIX_VALIDATION),
     )
 
 
@@ -201,7 +261,12 @@ def _choose(root: Path, names: list[str]) -> list[str]:
     return parquet or text
 
 
-def _source_file(path: Path, *, pinnable: bool) -> SourceFile:
+def source_file(path: Path, *, validation: bool) -> SourceFile:
+    """Look at one file of a corpus.
+
+    Raises:
+        DataError: It cannot be looked at.
+    """
     try:
         stat = path.stat()
     except OSError as error:
@@ -210,7 +275,7 @@ def _source_file(path: Path, *, pinnable: bool) -> SourceFile:
         path=path.absolute(),
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
-        validation=pinnable and bool(VALIDATION_STEM.fullmatch(path.stem)),
+        validation=validation,
     )
 
 
@@ -221,7 +286,12 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     )
 
 
-def _check_parquet(path: Path) -> None:
+def check_parquet(path: Path) -> None:
+    """Refuse a parquet file that is damaged or has no column of texts.
+
+    Raises:
+        DataError: It is so.
+    """
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
