@@ -134,7 +134,7 @@ def _name(source: str, shards: int | None) -> str:
     if source != CLIMBMIX:
         raise DataError(
             f"--shards {shards} chooses from {CLIMBMIX}, and the corpus is {source}.",
-            hint="leave --shards out: all of a folder is taken.",
+            hint=f"leave --shards out, or name {CLIMBMIX}.",
         )
     return source if shards == CLIMBMIX_SHARDS else f"{source}:{shards}"
 
