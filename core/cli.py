@@ -26,7 +26,7 @@ from core.mutate import Job, mutate
 from core.plugin.options import TRAINING_MODULE, user_cache
 from core.profile import GPU
 from core.training.data import DATA_FOLDER, Prepared, open_source, prepare
-from core.training.data.source import CLIMBMIX, CLIMBMIX_SHARDS
+from core.training.data.climbmix import CLIMBMIX, TRAINING_SHARDS
 
 LIBRARY = Path(__file__).parents[1]
 WIDTH = 80  # of what is printed, a path excepted
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--shards",
         type=int,
         metavar="N",
-        help=f"shards of {CLIMBMIX} to train on ({CLIMBMIX_SHARDS}); {CLIMBMIX}:N says"
+        help=f"shards of {CLIMBMIX} to train on ({TRAINING_SHARDS}); {CLIMBMIX}:N says"
         " the same",
     )
     preparing.add_argument(
@@ -136,7 +136,7 @@ def _name(source: str, shards: int | None) -> str:
             f"--shards {shards} chooses from {CLIMBMIX}, and the corpus is {source}.",
             hint=f"leave --shards out, or name {CLIMBMIX}.",
         )
-    return source if shards == CLIMBMIX_SHARDS else f"{source}:{shards}"
+    return source if shards == TRAINING_SHARDS else f"{source}:{shards}"
 
 
 def _sizes(cache: Path) -> dict[str, int]:

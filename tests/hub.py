@@ -37,7 +37,8 @@ class Hub(ThreadingHTTPServer):
         faults: For each file, what goes wrong at the next requests of its bytes, in
             turn: ``{}`` nothing; ``{"status": 500}``, with ``headers``; ``{"cut": n}``
             the connection ends after n bytes; ``{"short": n}`` the answer does;
-            ``{"damaged": 1}`` a byte is another one; ``{"die": n}`` the server is
+            ``{"damaged": 1}`` a byte is another one; ``{"long": n}`` n bytes too many
+            come; ``{"die": n}`` the server is
             killed after n bytes; ``{"hang": n}`` nothing comes after n bytes.
         stated: Headers that the hub states otherwise, for all files.
         head_faults: As *faults*, for the requests of what is stated.
@@ -151,6 +152,7 @@ class Answer(BaseHTTPRequestHandler):
         content = (hub.folder / name).read_bytes()
         if "damaged" in fault:
             content = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+        content += bytes(fault.get("long", 0))
         if "short" in fault:
             content = content[: fault["short"]]
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0

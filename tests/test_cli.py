@@ -3,10 +3,10 @@
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from core.cli import main
 from core.gates import configuration
 from core.plugin.options import TRAINING_MODULE
 from core.training.data import open_rows, open_source, prepare
-from core.training.data.source import CLIMBMIX_COMMIT, CLIMBMIX_REPOSITORY
+from core.training.data.climbmix import COMMIT, REPOSITORY
 from tests.conftest import ROOT
 from tests.hub import Hub
 from tests.test_data import documents, write_parquet
@@ -67,12 +67,15 @@ def test_the_script_is_what_the_project_installs():
     assert project["scripts"] == {"deltaspec": f"{main.__module__}:main"}
 
 
-def test_help_comes_within_a_second():
-    began = time.monotonic()
+def test_help_takes_less_than_a_second():
+    def seconds():  # of processors, which others may be using
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
 
+    before = seconds()
     done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True)
 
-    assert time.monotonic() - began < 1
+    assert seconds() - before < 1
     assert "fetch a corpus, train its tokenizer, pack it into rows" in done.stdout
 
 
@@ -245,7 +248,7 @@ def hub(tmp_path):
     folder = tmp_path / "climbmix"
     for number, name in enumerate(("00000", "00001", "06542")):
         write_parquet(folder / f"shard_{name}.parquet", documents(500, seed=number))
-    with Hub(folder, CLIMBMIX_REPOSITORY, CLIMBMIX_COMMIT) as server:
+    with Hub(folder, REPOSITORY, COMMIT) as server:
         yield server
 
 
@@ -296,7 +299,7 @@ def test_ctrl_c_leaves_nothing_half_made_and_says_how_to_go_on(
 ):
     hub.faults["shard_00001.parquet"] = [{"hang": 3000}]
     ended = prepare_climbmix(hub, tmp_path)
-    hub.hanging.wait()
+    assert hub.hanging.wait(30)
 
     ended.send_signal(signal.SIGINT)
     hub.released.set()

@@ -32,6 +32,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, parse_ratelimit_headers
 
 from core.errors import DataError
+from core.training.data.climbmix import Shards
 from core.training.data.disk import (
     NO_ROOM,
     Progress,
@@ -41,12 +42,12 @@ from core.training.data.disk import (
     sync,
     writing,
 )
-from core.training.data.source import Shards, Source, check_parquet, source_file
+from core.training.data.source import Source, check_parquet, source_file
 
 PARALLEL = 8  # shards under way at once
 ATTEMPTS = 5  # in a row that bring no byte
 FIRST_WAIT_SECONDS = 1.0  # after an attempt that failed; doubled with each further one
-LONGEST_WAIT_SECONDS = 60.0
+LONGEST_WAIT_SECONDS = 300.0  # the hub counts requests in five minutes
 POLL_SECONDS = 0.1
 BLOCK_BYTES = 2**18
 
@@ -55,8 +56,6 @@ SHA256 = re.compile("[0-9a-f]{64}")
 TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 NO_ADDRESS = (httpx2.UnsupportedProtocol, httpx2.InvalidURL)
-
-KEPT = "what has arrived is kept, and the same command goes on"
 
 
 def fetch(shards: Shards, cache: Path, report: Progress) -> Source:
@@ -266,7 +265,6 @@ class _Fetch:
         while _size(part) < shard.size:
             try:
                 self._append(shard, part)
-                continue
             except (httpx2.HTTPError, _Truncated) as error:
                 if _size(part) > most:
                     failures = 0
@@ -296,8 +294,9 @@ class _Fetch:
             for block in response.iter_bytes(BLOCK_BYTES):
                 if self._stop.is_set():
                     raise _Stopped
-                file.write(block)
                 have += len(block)
+                while block:  # a full disk takes a part of it, and then refuses
+                    block = block[file.write(block) :]
                 self._arrived[shard.name] = have
                 if have > shard.size:  # the digest will tell
                     return
@@ -315,7 +314,8 @@ class _Fetch:
             raise DataError(
                 f"{name} of {self.shards.repository} cannot be fetched from"
                 f" {constants.ENDPOINT}: {said.rstrip('.') or type(error).__name__}.",
-                hint=f"look at the network, or name a mirror in HF_ENDPOINT; {KEPT}.",
+                hint="look at the network, or name a mirror in HF_ENDPOINT; what has"
+                " arrived is kept, and the same command goes on.",
             ) from error
         seconds = FIRST_WAIT_SECONDS * 2 ** (failures - 1)
         if status == HTTPStatus.TOO_MANY_REQUESTS:

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from core.errors import DataError
+from core.training.data.climbmix import Shards
 from core.training.data.disk import (
     MapFile,
     Progress,
@@ -28,7 +29,7 @@ from core.training.data.disk import (
     writing,
 )
 from core.training.data.packing import BUFFER_DOCUMENTS, PACKING_VERSION, Packer
-from core.training.data.source import Shards, Source
+from core.training.data.source import Source
 from core.training.data.split import (
     SPLITTING,
     TRAINING,

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import DataError
+from core.training.data.climbmix import CLIMBMIX, Shards, climbmix
 
 STDLIB = "stdlib"
 STDLIB_WITHOUT = frozenset({
@@ -26,14 +27,6 @@ STDLIB_WITHOUT = frozenset({
     "tests",
     "turtledemo",
 })
-
-CLIMBMIX = "climbmix"
-CLIMBMIX_SHARDS = 10  # that train, unless the name says how many: ``climbmix:20``
-CLIMBMIX_NAME = re.compile(rf"{CLIMBMIX}(?::(\d+))?")
-CLIMBMIX_REPOSITORY = "karpathy/climbmix-400b-shuffle"
-# Pinned, so that the same shards are the same text, whoever fetches them and when.
-CLIMBMIX_COMMIT = "915333b4f8b8684f39aeaafea600fea6f43fb703"
-CLIMBMIX_VALIDATION = 6542  # the last shard of the set
 
 COLUMN = "text"
 PARQUET = ".parquet"
@@ -133,30 +126,6 @@ class Source:
             before += file.size
 
 
-@attrs.frozen(kw_only=True)
-class Shards:
-    """A corpus of parquet files on the Hugging Face hub, which may not be here yet.
-
-    Attributes:
-        name: What the user called it.
-        repository: The data set, as ``owner/name``.
-        commit: All 40 digits of the commit that has the files.
-        training: Names of the files to train on.
-        validation: The file that is set apart.
-    """
-
-    name: str
-    repository: str
-    commit: str
-    training: tuple[str, ...] = attrs.field(repr=False)
-    validation: str
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """All names, the validation file first."""
-        return self.validation, *self.training
-
-
 def open_source(name_or_path: str | Path) -> Source | Shards:
     """Find the files of a corpus and check that they can be one.
 
@@ -174,8 +143,8 @@ def open_source(name_or_path: str | Path) -> Source | Shards:
         DataError: There is no such path, no text in it, no ``text`` column, or not that
             many shards.
     """
-    if match := CLIMBMIX_NAME.fullmatch(str(name_or_path)):
-        return _climbmix(match[0], int(match[1] or CLIMBMIX_SHARDS))
+    if shards := climbmix(str(name_or_path)):
+        return shards
     if str(name_or_path) == STDLIB:
         root = Path(sysconfig.get_path("stdlib"))
         names = [n for n in _walk(root, without=STDLIB_WITHOUT) if n.endswith(".py")]
@@ -210,23 +179,6 @@ def open_source(name_or_path: str | Path) -> Source | Shards:
     files.sort(key=lambda file: not file.validation)
     return Source(
         name=str(name_or_path), root=root, files=tuple(files), ignored_files=ignored
-    )
-
-
-def _climbmix(name: str, count: int) -> Shards:
-    if not 1 <= count <= CLIMBMIX_VALIDATION:
-        raise DataError(
-            f"{name} asks for {count} shards to train on, and {CLIMBMIX} has 1 to"
-            f" {CLIMBMIX_VALIDATION:,}.",
-            hint=f"name a number in that range, as {CLIMBMIX}:{CLIMBMIX_SHARDS}.",
-        )
-    shard = "shard_{:05}.parquet".format
-    return Shards(
-        name=name,
-        repository=CLIMBMIX_REPOSITORY,
-        commit=CLIMBMIX_COMMIT,
-        training=tuple(map(shard, range(count))),
-        validation=shard(CLIMBMIX_VALIDATION),
     )
 
 
