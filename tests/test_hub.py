@@ -562,7 +562,7 @@ def test_a_hub_that_is_killed_within_a_shard_and_comes_back_is_met_where_it_was(
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_command_that_ends_within_a_shard_goes_on_there(tmp_path, serve, files, how):
-    server = serve(faults={"shard_1.parquet": [{"hang": 3000}]})
+    server = serve(faults={"shard_1.parquet": [{"hang": 3000}, *[{"cut": 0}] * 9]})
     ended = start_fetching(tmp_path, server.url)
     assert server.hanging.wait(30)
     part = next_part(tmp_path / PLACE, 3000)
@@ -573,6 +573,7 @@ def test_a_command_that_ends_within_a_shard_goes_on_there(tmp_path, serve, files
     assert (ended.returncode, output) == expected
     assert not (tmp_path / PLACE / "shard_1.parquet").exists()
     server.requests.clear()
+    server.faults.clear()
 
     fetched(tmp_path)
 
@@ -583,13 +584,13 @@ def test_a_command_that_ends_within_a_shard_goes_on_there(tmp_path, serve, files
 
 
 def next_part(folder, size):
-    """Return the only part of that many bytes, as soon as there is one."""
+    """Return the part of shard_1 as soon as it has that many bytes."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        for part in folder.glob("*.part"):
+        for part in folder.glob("shard_1.*.part"):
             if part.stat().st_size == size:
                 return part
-    raise AssertionError(f"no part of {size} bytes in {folder}")
+    raise AssertionError(f"no such part in {folder}")
 
 
 def test_two_commands_at_once_fetch_each_shard_once(tmp_path, serve, files):
