@@ -27,4 +27,5 @@ spec → mutate → gates → plan → launch → judge → store → verdict �
 * pipeline  the few functions that call the stages in this order
 * report    the verdict table
 * plugin    the pytest hooks, items, scheduler, live progress
+* cli       the command ``deltaspec``: `deltaspec prepare`
 """

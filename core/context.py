@@ -34,7 +34,8 @@ NUMERIC_FILES = (
     "training/run.py",
     "training/serve.py",
     "training/tokenizer.py",
-    "training/data",
+    "training/data/order.py",
+    "training/data/packing.py",
 )
 
 

@@ -28,7 +28,7 @@ from core.store.connection import Held, opened
 from core.store.history import History, read_history
 from core.store.ingestion import ingest
 from core.store.journal import Journal, new_id
-from core.training.data import Prepared, open_rows, open_source, prepare
+from core.training.data import DATA_FOLDER, Prepared, open_rows, open_source, prepare
 from core.verdict import Noise
 
 DATABASE = "runs.duckdb"
@@ -364,7 +364,7 @@ def open_lab(
         profile: With what the session overrides.
         devices: Of one model.
         base: The base module, sizes included.
-        corpus: ``stdlib``, a file or a folder; None if none was named.
+        corpus: What ``--data`` takes; None if none was named.
         zygote: Forks the processes of trials.
         shared: Other processes are allowed on the GPUs.
         confined: What runs edited code is in a sandbox.
@@ -378,14 +378,14 @@ def open_lab(
     if named is None:
         raise SessionError(
             f"the profile {profile.name} has no corpus of its own.",
-            hint="name a folder of parquet or text files: --data DIR.",
+            hint="name climbmix, or a folder of parquet or text files, as --data DIR.",
         )
     sizes = configuration(base.source)
     data = prepare(
         open_source(named),
         vocab_size=sizes["VOCAB_SIZE"],
         sequence_len=sizes["SEQUENCE_LEN"],
-        cache=cache / "data",
+        cache=cache / DATA_FOLDER,
         progress=progress,
     )
     _check_size(data, profile)

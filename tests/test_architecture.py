@@ -49,6 +49,7 @@ ALLOWED = {
         *("pipeline", "plan", "process", "profile", "report", "sandbox", "spec"),
         "store",
     },
+    "cli": {"errors", "gates", "mutate", "plugin", "profile", "training"},
 }
 # Files of training/ that run outside a trial's processes as well: no torch there.
 WITHOUT_TORCH = ("backend", "data", "tokenizer")

@@ -259,17 +259,17 @@ def test_an_honest_mutant_trains_and_can_be_configured(honest):
 
 
 @pytest.mark.parametrize("honest", HONEST.values(), ids=HONEST)
-def test_an_honest_mutant_imports_torch_and_mathematics_alone(honest):
+def test_an_honest_mutant_imports_torch_and_mathematics_and_our_kernels_alone(honest):
     tree = ast.parse(mutated(base(), honest.source))
 
     modules = {
-        name.split(".")[0]
+        name if name.startswith("core.") else name.split(".")[0]
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in (getattr(node, "module", None), *(a.name for a in node.names))
         if name and not (isinstance(node, ast.ImportFrom) and name != node.module)
     }
-    assert modules <= {"torch", "math"}
+    assert modules <= {"core.training.kernels", "torch", "math"}
 
 
 @torch.no_grad()

@@ -300,7 +300,8 @@ def test_a_file_is_pinned_as_validation_by_the_end_of_its_name(tmp_path, name, p
 def test_a_missing_corpus_is_named(tmp_path):
     assert refusal(open_source, tmp_path / "none") == (
         f"There is no corpus at {tmp_path / 'none'}.\n\n"
-        "hint: name a parquet or text file, a folder of them, or 'stdlib'."
+        "hint: name a parquet or text file, a folder of them, 'stdlib' or"
+        " 'climbmix'."
     )
 
 

@@ -55,7 +55,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--data",
         metavar="PATH",
-        help="corpus: stdlib, or a file or folder of parquet or text "
+        help="corpus: stdlib, climbmix, or a file or folder of parquet or text "
         f"({_each('corpus')})",
     )
     group.addoption(
@@ -116,6 +116,23 @@ class Request:
     cache: Path
 
 
+def user_cache() -> Path:
+    """Return the folder of all that can be made again, for every project of a user.
+
+    Raises:
+        SessionError: It cannot be made.
+    """
+    cache = platformdirs.user_cache_path("deltaspec").absolute()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SessionError(
+            f"the cache folder {cache} cannot be made: {error.strerror}.",
+            hint="set XDG_CACHE_HOME to a folder that you can write to.",
+        ) from error
+    return cache
+
+
 def read_request(config: pytest.Config) -> Request:
     """Return what the options of *config* ask for.
 
@@ -143,14 +160,7 @@ def read_request(config: pytest.Config) -> Request:
             f"--seeds {seeds}: expected 1 to 64.",
             hint="give the number of seeds an experiment may use, as --seeds 4.",
         )
-    cache = platformdirs.user_cache_path("deltaspec").absolute()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SessionError(
-            f"the cache folder {cache} cannot be made: {error.strerror}.",
-            hint="set XDG_CACHE_HOME to a folder that you can write to.",
-        ) from error
+    cache = user_cache()
     if not module.is_file():
         raise SessionError(
             f"{MODULE_INI} = {named}: there is no such file.",

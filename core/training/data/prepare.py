@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from core.errors import DataError
+from core.training.data.climbmix import Shards
 from core.training.data.disk import (
     MapFile,
     Progress,
@@ -23,7 +24,7 @@ from core.training.data.disk import (
     locked,
     remove_dead_builds,
     short_digest,
-    sync_folder,
+    sync,
     write_text,
     writing,
 )
@@ -44,6 +45,8 @@ from core.training.tokenizer import (
     check_vocab_size,
     train_tokenizer,
 )
+
+DATA_FOLDER = "data"  # of the user's cache, for all sessions and commands
 
 # A vocabulary of some thousand tokens hardly changes beyond this, and the distinct words
 # of so much text take rustbpe a few hundred MiB.
@@ -78,7 +81,7 @@ class Prepared:
 
 
 def prepare(
-    source: Source,
+    source: Source | Shards,
     *,
     vocab_size: int,
     sequence_len: int,
@@ -88,7 +91,8 @@ def prepare(
     """Return the prepared corpus, from *cache* where it is there and whole.
 
     Args:
-        source: The corpus, from ``open_source``.
+        source: The corpus, from ``open_source``. Shards that are not in the cache are
+            fetched into it.
         vocab_size: V, the special token included.
         sequence_len: T.
         cache: A folder, made when missing. Several processes may use it at once: the
@@ -96,8 +100,8 @@ def prepare(
         progress: Called with the stage in words and the share of it that is done.
 
     Raises:
-        DataError: The sizes are impossible, the corpus is damaged or too small or
-            changes meanwhile, or the cache cannot be written.
+        DataError: The sizes are impossible, the corpus cannot be fetched, is damaged or
+            too small or changes meanwhile, or the cache cannot be written.
     """
     check_vocab_size(vocab_size)
     if sequence_len < 1:
@@ -109,6 +113,11 @@ def prepare(
     cache = Path(cache).absolute()
     with writing(cache):
         cache.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, Shards):
+        # What prepares a corpus of one's own needs no HTTP client, and imports none.
+        from core.training.data.hub import fetch
+
+        source = fetch(source, cache, report)
     corpus = corpus_digest(source, cache, report)
     build = _Build(
         source=source,
@@ -226,12 +235,12 @@ class _Build:
                 }
                 text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
                 write_text(self.working / "data.json", text)
-                sync_folder(self.working)
+                sync(self.working)
                 folder = self.cache / self.fingerprint(tokenizer.digest())
                 if folder.exists():  # damaged, or find() would have taken it
                     shutil.rmtree(folder)
                 self.working.rename(folder)
-                sync_folder(self.cache)
+                sync(self.cache)
         finally:
             shutil.rmtree(self.working, ignore_errors=True)
         return self.prepared(folder, counts)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import DataError
+from core.training.data.climbmix import CLIMBMIX, Shards, climbmix
 
 STDLIB = "stdlib"
 STDLIB_WITHOUT = frozenset({
@@ -125,18 +126,25 @@ class Source:
             before += file.size
 
 
-def open_source(name_or_path: str | Path) -> Source:
+def open_source(name_or_path: str | Path) -> Source | Shards:
     """Find the files of a corpus and check that they can be one.
 
     Args:
-        name_or_path: ``stdlib`` for the source of the running Python's own library; or
+        name_or_path: ``stdlib`` for the source of the running Python's own library;
+            ``climbmix``, or ``climbmix:N`` for N shards to train on; or
             a parquet file, a text file, or a folder with either, at any depth. Files
             whose stem is ``val`` or ends in ``_val`` are its validation split. Hidden
             files don't count.
 
+    Returns:
+        The corpus; that of a hub is fetched when it is prepared.
+
     Raises:
-        DataError: There is no such path, no text in it, or no ``text`` column.
+        DataError: There is no such path, no text in it, no ``text`` column, or not that
+            many shards.
     """
+    if shards := climbmix(str(name_or_path)):
+        return shards
     if str(name_or_path) == STDLIB:
         root = Path(sysconfig.get_path("stdlib"))
         names = [n for n in _walk(root, without=STDLIB_WITHOUT) if n.endswith(".py")]
@@ -145,7 +153,7 @@ def open_source(name_or_path: str | Path) -> Source:
                 f"This Python has no source files of its library in {root}.",
                 hint="name a folder of parquet or text files instead.",
             )
-        files = tuple(_source_file(root / name, pinnable=False) for name in names)
+        files = tuple(source_file(root / name, validation=False) for name in names)
         return Source(name=STDLIB, root=root, files=files)
 
     root = Path(name_or_path).expanduser()
@@ -158,12 +166,16 @@ def open_source(name_or_path: str | Path) -> Source:
     else:
         raise DataError(
             f"There is no corpus at {root}.",
-            hint=f"name a parquet or text file, a folder of them, or {STDLIB!r}.",
+            hint=f"name a parquet or text file, a folder of them, {STDLIB!r} or"
+            f" {CLIMBMIX!r}.",
         )
     for path in chosen:
         if path.suffix == PARQUET:
-            _check_parquet(path)
-    files = [_source_file(path, pinnable=True) for path in chosen]
+            check_parquet(path)
+    files = [
+        source_file(path, validation=bool(VALIDATION_STEM.fullmatch(path.stem)))
+        for path in chosen
+    ]
     files.sort(key=lambda file: not file.validation)
     return Source(
         name=str(name_or_path), root=root, files=tuple(files), ignored_files=ignored
@@ -201,7 +213,12 @@ def _choose(root: Path, names: list[str]) -> list[str]:
     return parquet or text
 
 
-def _source_file(path: Path, *, pinnable: bool) -> SourceFile:
+def source_file(path: Path, *, validation: bool) -> SourceFile:
+    """Look at one file of a corpus.
+
+    Raises:
+        DataError: It cannot be looked at.
+    """
     try:
         stat = path.stat()
     except OSError as error:
@@ -210,7 +227,7 @@ def _source_file(path: Path, *, pinnable: bool) -> SourceFile:
         path=path.absolute(),
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
-        validation=pinnable and bool(VALIDATION_STEM.fullmatch(path.stem)),
+        validation=validation,
     )
 
 
@@ -221,7 +238,12 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     )
 
 
-def _check_parquet(path: Path) -> None:
+def check_parquet(path: Path) -> None:
+    """Refuse a parquet file that is damaged or has no column of texts.
+
+    Raises:
+        DataError: It is so.
+    """
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
