@@ -34,8 +34,7 @@ NUMERIC_FILES = (
     "training/run.py",
     "training/serve.py",
     "training/tokenizer.py",
-    "training/data/order.py",
-    "training/data/packing.py",
+    "training/data",
 )
 
 

@@ -174,7 +174,12 @@ def test_long_rows_are_examined_at_some_positions_of_each_part(tmp_path):
 
 
 def test_a_mask_that_is_one_too_wide_is_shown_by_the_first_token_that_leaks(tmp_path):
-    module = as_on_a_laptop(tmp_path, {"seen.tril()": "seen.tril(1)"})
+    masked = """seen = torch.ones(q.size(1), q.size(1), dtype=torch.bool).tril(1)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2)"""
+    module = as_on_a_laptop(
+        tmp_path, {"return windowed_attention(q, k, v, window)": masked}
+    )
 
     found = examine(module, seed=0, sequence_len=128, vocab_size=512, seconds=4.0)
 
