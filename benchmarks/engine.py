@@ -3,9 +3,9 @@
     python benchmarks/engine.py --data DIR [--budget 60] [--reference CHECKOUT]
 
 Runs the base, an edit of a hyper-parameter and an edit of the architecture (full
-attention) in a session of its own, confined, one seed each; then the judge at real size;
-then karpathy/autoresearch's train.py from CHECKOUT on the same GPU, its attention
-replaced by ours.  Prints one table.  Where the extra `fast` is not installed, both attend
+attention) in a session of its own, confined, one seed each; then karpathy/autoresearch's
+train.py from CHECKOUT on the same GPU, its attention replaced by ours.  Prints one table,
+and with --prepared what judge.py says.  Where the extra `fast` is not installed, both attend
 without it: run it in either environment.
 """
 

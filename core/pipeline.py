@@ -15,7 +15,7 @@ from core.device import Device
 from core.errors import SessionError, StoreError
 from core.evidence import Known, Outcome, Verdict, claim_under
 from core.gates import Work, configuration
-from core.launch import Audit, Result, Trial
+from core.launch import Audit, Result, Status, Trial
 from core.launch.compile_cache import CompileCache
 from core.launch.gauge import Gauge
 from core.launch.local import LocalTrial
@@ -136,7 +136,6 @@ class Lab:
             project=self.library,
             is_confined=self.context.confined,
         )
-        gauge = self.gauges.get(device.id)
         folder = self.journal.begin(run)
         try:
             return LocalTrial.start(
@@ -146,27 +145,20 @@ class Lab:
                 compile_cache=self.compile_cache(device),
                 stop_fd=stop_fd,
                 show=show,
-                gauge=gauge and gauge.of_trial(),
-                is_base=work is None,
+                gauge=self.gauges.get(device.id),
             )
         except BaseException:  # half a trial is no trial
             self.journal.discard(run)
             raise
 
-    def run(
-        self, started: LocalTrial, left: Callable[[], None]
-    ) -> tuple[Result, datetime]:
+    def run(self, started: LocalTrial) -> tuple[Result, datetime]:
         """Run a trial that was started; return how it went, and since when it ran.
 
         Its folder is left for `record`, or discarded if the session stops.
-
-        Args:
-            started: The trial.
-            left: Called when the next one may start on its device.
         """
         began = datetime.now(UTC)
         try:
-            return started.run(left), began
+            return started.run(), began
         except BaseException:  # the session stops: half a trial is no trial
             self.journal.discard(started.trial.run_id)
             raise
@@ -191,6 +183,10 @@ class Lab:
         wall_seconds = (datetime.now(UTC) - started).total_seconds()
         score, audit = result.score, result.audit
         source = (self.base if work is None else work.mutant).source
+        compiled = self.compile_cache(device)
+        if work is None and result.status is Status.FINISHED:
+            compiled.adopt()
+        compiled.clear()
         claim = (
             None if work is None else claim_under(work.case.expect, self.profile).text
         )

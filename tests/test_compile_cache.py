@@ -30,19 +30,15 @@ def put(
     return path
 
 
-def kept(cache: CompileCache, process: str = "trainer") -> None:
-    """End a process of a run of the base."""
-    cache.retire(process, keeps=True)
-
-
 def test_what_a_run_of_the_base_compiled_is_copied_to_the_next_trial(
     cache: CompileCache,
 ):
     kernel = put(cache, "trainer", "of the base")
 
-    kept(cache)
+    cache.adopt()
+    cache.clear()
     gone = not kernel.exists()
-    cache.fill("trainer")
+    cache.fill()
 
     assert gone
     assert kernel.read_text() == "of the base"
@@ -50,13 +46,13 @@ def test_what_a_run_of_the_base_compiled_is_copied_to_the_next_trial(
 
 def test_what_an_edited_trial_writes_reaches_nobody_else(cache: CompileCache):
     kernel = put(cache, "trainer", "of the base")
-    kept(cache)
-    cache.fill("trainer")
+    cache.adopt()
+    cache.fill()
 
     kernel.write_text("poison")
     put(cache, "trainer", "poison", "cd/another.py")
-    kept(cache)  # even where it is taken for a run of the base
-    cache.fill("trainer")
+    cache.adopt()  # even where it is taken for a run of the base
+    cache.fill()
 
     assert kernel.read_text() == "of the base"
     assert not (cache.own("trainer") / "inductor" / "cd").exists()
@@ -65,25 +61,11 @@ def test_what_an_edited_trial_writes_reaches_nobody_else(cache: CompileCache):
 def test_each_process_gets_its_own_and_not_that_of_another(cache: CompileCache):
     put(cache, "trainer", "of the trainer")
     served = put(cache, "server1", "of the server")
-    kept(cache)
-    kept(cache, "server1")
+    cache.adopt()
 
-    cache.fill("server1")
+    cache.fill()
 
     assert served.read_text() == "of the server"
-    assert list(cache.own("trainer").iterdir()) == []
-
-
-def test_a_process_is_filled_while_another_of_the_trial_before_is_alive(
-    cache: CompileCache,
-):
-    put(cache, "trainer", "of the base")
-    kept(cache)
-    served = put(cache, "server1", "of a trial that is still scored")
-
-    cache.fill("trainer")
-
-    assert served.read_text() == "of a trial that is still scored"
 
 
 def test_links_are_not_followed(cache: CompileCache, tmp_path: Path):
@@ -92,8 +74,8 @@ def test_links_are_not_followed(cache: CompileCache, tmp_path: Path):
     put(cache, "trainer", "of the base")
     (cache.own("trainer") / "inductor" / "link.py").symlink_to(secret)
 
-    kept(cache)
-    cache.fill("trainer")
+    cache.adopt()
+    cache.fill()
 
     assert not (cache.own("trainer") / "inductor" / "link.py").exists()
 
@@ -110,38 +92,37 @@ def test_what_is_no_plain_file_is_not_kept(
     elif made == "link to a folder":
         (own / "folder").symlink_to(tmp_path / "elsewhere")
 
-    kept(cache)
-    is_kept = (cache.folder / "kept").exists()
-    cache.fill("trainer")
+    cache.adopt()
+    kept = (cache.folder / "kept").exists()
+    cache.fill()
 
-    assert not is_kept
+    assert not kept
     assert list(own.iterdir()) == []
     assert (tmp_path / "elsewhere" / "secret").read_text() == "sealed"
 
 
 def test_what_a_killed_session_had_begun_to_keep_is_not_kept(cache: CompileCache):
-    torn = cache.folder / "making" / "inductor" / "ab" / "kernel.py"
+    torn = cache.folder / "making" / "trainer" / "inductor" / "ab" / "kernel.py"
     torn.parent.mkdir(parents=True)
     torn.write_text("of th")
 
-    cache.fill("trainer")
+    cache.fill()
     before = list(cache.own("trainer").iterdir())
     put(cache, "trainer", "of the base", "cd/another.py")
-    kept(cache)
-    cache.fill("trainer")
+    cache.adopt()
+    cache.fill()
 
     assert before == []
-    found = [path.name for path in cache.own("trainer").rglob("*.py")]
-    assert found == ["another.py"]
+    kept = [path.name for path in cache.own("trainer").rglob("*.py")]
+    assert kept == ["another.py"]
 
 
 def test_nothing_is_left_of_what_a_trial_before_compiled(cache: CompileCache):
     put(cache, "trainer", "of an edit")
 
-    cache.retire("trainer", keeps=False)
+    cache.fill()
 
     assert list(cache.own("trainer").iterdir()) == []
-    assert not (cache.folder / "kept").exists()
 
 
 def test_folders_of_processes_stay_the_same_folders(cache: CompileCache):
@@ -149,10 +130,10 @@ def test_folders_of_processes_stay_the_same_folders(cache: CompileCache):
     put(cache, "trainer", "something")
     before = own.stat().st_ino
 
-    cache.retire("trainer", keeps=True)
-    cache.fill("trainer")
+    cache.clear()
 
     assert own.stat().st_ino == before
+    assert list(own.iterdir()) == []
 
 
 def test_folders_nested_by_the_thousand_are_removed(tmp_path: Path):
@@ -198,15 +179,18 @@ def compiling(factor: int) -> str:
 def test_torch_compile_works_inside_and_finds_what_the_base_has_compiled(
     run: Runner, tmp_path: Path
 ):
-    told = []
+    cache, told = CompileCache(tmp_path / "compile"), []
 
     def trial(factor: int, *, is_base: bool) -> None:
-        result = run(compiling(factor), is_base=is_base)
+        result = run(compiling(factor))
         assert result.status is Status.FINISHED, (result.message, result.log_tail)
         assert result.sandbox.startswith("landlock")
         said = re.findall(r"compiled: (\d+) found, (\d+) missed", log_of(tmp_path))
         told.append(tuple(map(int, said[0])))
         remove(tmp_path / "run")
+        if is_base:
+            cache.adopt()
+        cache.clear()
 
     trial(2, is_base=True)
     trial(3, is_base=False)  # compiles one graph anew

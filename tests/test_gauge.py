@@ -226,44 +226,6 @@ def test_the_driver_has_time_to_give_memory_back(
 
 
 @pytest.mark.parametrize(
-    ("left_mib", "said"),
-    [
-        (2047, ""),
-        (2049, f"{LABEL} has 42,049 MiB in use after a trial, and had 0 MiB before"),
-    ],
-)
-def test_memory_that_is_left_is_told_from_what_the_next_trial_takes(
-    opened: Opener, fake_gpus: FakeDriver, left_mib: int, said: str
-):
-    gauge = opened(used_mib=0)
-    theirs = {os.getpid(): 39_000, NOBODY: 1_000}
-    fake_gpus(a_gpu(4, used_mib=40_000 + left_mib, compute=theirs))
-
-    assert gauge.residue(lambda: True) == said
-
-
-@pytest.mark.parametrize(
-    ("compute", "tells"),
-    [
-        ({os.getpid(): 10}, True),
-        ({os.getpid(): None}, False),
-        ({NOBODY: 10}, False),
-        ({}, False),
-    ],
-)
-def test_a_driver_that_does_not_tell_what_we_have_is_known(
-    opened: Opener, fake_gpus: FakeDriver, compute: dict[int, int | None], tells: bool
-):
-    gauge = opened().of_trial()
-    fake_gpus(a_gpu(4, compute=compute))
-
-    gauge.look()
-
-    assert gauge.tells_ours is tells
-    assert not gauge.of_trial().tells_ours
-
-
-@pytest.mark.parametrize(
     ("before", "after", "said"),
     [
         (2, 2, ""),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from core.training.backend import attention_backend
+from core.training.backend import attention_backend, frontend_version
 from core.training.kernels import attention, squared_relu_mlp, windowed_attention
 
 B, T, H, D = 2, 512, 4, 128
@@ -109,6 +109,16 @@ def on_gpu(*shape: int) -> Tensor:
     return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
 
 
+@pytest.mark.parametrize(
+    ("installed", "usable"),
+    [("1.32.0", "1.32.0"), ("1.40.1", "1.40.1"), ("2.0", "2.0"), ("1.18.0", None)],
+)
+def test_a_frontend_that_is_too_old_is_not_used(monkeypatch, installed, usable):
+    monkeypatch.setattr("core.training.backend.version", lambda name: installed)
+
+    assert frontend_version() == usable
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("has_frontend", [False, True])
 @pytest.mark.parametrize("window", [0, 200, T - 1])
@@ -154,3 +164,18 @@ def test_the_mlp_on_a_gpu_has_the_values_and_gradients_of_the_plain_expression(
     )
 
     assert max(found) < BFLOAT16_ERROR
+
+
+@pytest.mark.gpu
+def test_tied_matrices_and_a_nan_pass_through_the_mlp_on_a_gpu():
+    x, up = on_gpu(64, 128), on_gpu(512, 128) * 128**-0.5
+
+    found = differences(
+        compiled(lambda x, up: squared_relu_mlp(x, up, up.T)),
+        lambda x, up: F.linear(F.relu(F.linear(x, up)).square(), up.T),
+        (x, up),
+    )
+    up[3, 5] = math.nan
+
+    assert max(found) < BFLOAT16_ERROR
+    assert squared_relu_mlp(x, up, up.T).isnan().any()

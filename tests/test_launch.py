@@ -104,7 +104,6 @@ def run(data: Prepared, tmp_path: Path, zygote: Zygote) -> Runner:
         device: Device | None = None,
         gauge: Gauge | None = None,
         is_confined: bool = True,
-        is_base: bool = False,
     ) -> Result:
         never, _keep = os.pipe()
         folder = tmp_path / "run"
@@ -118,7 +117,6 @@ def run(data: Prepared, tmp_path: Path, zygote: Zygote) -> Runner:
             stop_fd=never if stop_fd is None else stop_fd,
             show=show,
             gauge=gauge,
-            is_base=is_base,
         ).run()
         os.close(never)
         os.close(_keep)

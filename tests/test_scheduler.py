@@ -5,7 +5,7 @@ import random
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from core.launch.watch import Progress, Stopped
 from core.mutate import Mutant, unchanged
 from core.pipeline import Lab
 from core.plan import CANDIDATES_A_BASE, Lost, Need, Plan
-from core.plugin.scheduler import Leaves, Scheduler, Slot, Undecided
+from core.plugin.scheduler import Scheduler, Slot, Undecided
 from core.process.child import Zygote
 from core.profile import CPU, Profile
 from core.spec import Case
@@ -84,29 +84,8 @@ class Paper:
     device: Device
     show: Callable[[Progress], None]
     number: int
-    state: str = "up"  # trains, leaves, ended, abandoned, dismissed
+    state: str = "up"  # trains, ended, abandoned
     stopped: bool = False
-    held: bool = False
-    unwanted: bool = False
-    followed: bool = False
-
-    @property
-    def overlap(self) -> "Paper":
-        return self
-
-    def hold(self) -> None:
-        assert self.state == "up"
-        self.held = True
-
-    def admit(self) -> None:
-        self.held = False
-
-    def dismiss(self) -> None:
-        self.held, self.unwanted = False, True
-
-    def follow(self) -> None:
-        assert self.state == "leaves"
-        self.followed = True
 
     @property
     def trial(self) -> "Paper":
@@ -146,14 +125,11 @@ class PaperLab(Lab):
         self.trials.append(trial)
         return trial
 
-    def run(self, started, left):
+    def run(self, started):
         if started.stopped:
             started.state = "stopped"
             raise Stopped
-        if started.unwanted and started.state == "up":
-            started.state = "dismissed"
-            raise Stopped
-        assert started.state in ("trains", "leaves")
+        assert started.state == "trains"
         started.state = "ended"
         return self.end(started), datetime.now(UTC)
 
@@ -187,30 +163,16 @@ class Hand:
     Attributes:
         pick: Chooses the device on which something happens next; it trains, then ends.
         look: Called whenever the scheduler has nothing to do but wait.
-        leaves: Says whether a trial that has trained lets another one start beside it.
     """
 
     pick: Callable[[list[str]], str] = lambda devices: devices[0]
     look: Callable[[], None] = lambda: None
-    leaves: Callable[[], bool] = lambda: False
     under_way: dict[str, tuple[Any, ...]] = attrs.field(factory=dict)
     events: deque[Any] = attrs.field(factory=deque)
 
     def submit(self, run, slot, turn):
-        beside = self.beside(slot)
-        assert len(beside) < 2, "three trials on one device"
-        assert all(trial.state == "leaves" for trial in beside), "two that train"
-        assert turn.started.held == bool(beside)
-        # Two that are under way there have two names.
-        there = {name for name in self.under_way if name[0] == slot.device.id}
-        name = slot.device.id if slot.device.id not in there else f"{slot.device.id}'"
-        self.under_way[name] = run, slot, turn
-
-    def beside(self, slot: Slot) -> list[Paper]:
-        """Return the trials that are under way on a device."""
-        return [
-            turn.started for _, other, turn in self.under_way.values() if other is slot
-        ]
+        assert slot.device.id not in self.under_way, "two trials on one device"
+        self.under_way[slot.device.id] = run, slot, turn
 
     def put(self, event):
         self.events.append(event)
@@ -222,21 +184,11 @@ class Hand:
         if not self.events:
             self.look()
         while not self.events:
-            free = [
-                name
-                for name, (*_, turn) in self.under_way.items()
-                if not turn.started.held
-            ]
-            name = self.pick(free)
+            name = self.pick(list(self.under_way))
             run, slot, turn = self.under_way[name]
-            trial = turn.started
-            if trial.state == "up" and not trial.unwanted:
-                assert self.beside(slot) == [trial], "it is not alone"
-                trial.state = "trains"
-                trial.show(TRAINS)
-            elif trial.state == "trains" and self.leaves():
-                trial.state = "leaves"
-                self.put(Leaves(slot=slot))
+            if turn.started.state == "up":
+                turn.started.state = "trains"
+                turn.started.show(TRAINS)
             else:
                 del self.under_way[name]
                 run(slot, turn)
@@ -462,75 +414,6 @@ def test_a_candidate_that_waits_for_a_base_that_fails_is_abandoned_and_runs_late
     ]
 
 
-# --- one is scored while the next one starts
-
-
-def beside(experiments: list[Undecided], end=lambda trial: finished()):
-    """Return a scheduler whose trials let others start beside them, and its lab."""
-    hand = Hand(leaves=lambda: True)
-    return *on_paper("a", experiments, end, hand=hand, profile=AHEAD), hand
-
-
-def test_the_next_trial_starts_while_one_is_scored_and_trains_when_that_has_left():
-    scheduler, lab, hand = beside([an_experiment("x", seeds=1)])
-    seen = []
-    hand.look = lambda: seen.append([(t.text, t.state, t.held) for t in lab.trials])
-
-    all_decided(scheduler)
-
-    assert seen == [
-        [("a base 0", "up", False)],
-        [("a base 0", "trains", False), ("a x 0", "up", False)],
-        [("a base 0", "leaves", False), ("a x 0", "up", True)],
-        [("a base 0", "ended", False), ("a x 0", "up", False)],
-        [("a base 0", "ended", False), ("a x 0", "trains", False)],
-        [("a base 0", "ended", False), ("a x 0", "leaves", False)],
-    ]
-    assert [trial.followed for trial in lab.trials] == [True, False]
-
-
-def test_a_candidate_that_started_beside_a_base_that_fails_never_trains():
-    end = bystander({"a base 0": failed(Status.KILLED)})
-    scheduler, lab, _ = beside([an_experiment("x", seeds=1)], end)
-
-    all_decided(scheduler)
-
-    assert [(t.text, t.state) for t in lab.trials] == [
-        ("a base 0", "ended"),
-        ("a x 0", "dismissed"),
-        ("a base 0", "ended"),
-        ("a x 0", "ended"),
-    ]
-
-
-def test_a_trial_that_started_beside_one_that_decides_is_not_wanted_any_more():
-    end = bystander({"a x 0": finished(5.0)})  # far worse: refuted at its first look
-    scheduler, lab, _ = beside([an_experiment("x", seeds=6, claim=BETTER)], end)
-
-    ends = all_decided(scheduler)
-
-    assert [(t.text, t.state) for t in lab.trials][:3] == [
-        ("a base 0", "ended"),
-        ("a x 0", "ended"),
-        ("a base 1", "stopped"),
-    ]
-    assert ends["x"].word == "refuted"
-
-
-def test_a_device_that_fails_as_one_is_scored_ends_the_one_beside_it():
-    end = bystander({"a base 0": finished(device_fault=FAULT)})
-    scheduler, lab, _ = beside([an_experiment("x", seeds=1)], end)
-
-    with pytest.raises(SessionError, match=r"^no device is left: GPU-a: NVML says"):
-        scheduler.next_decided()
-    scheduler.stop()
-
-    assert [(t.text, t.state) for t in lab.trials] == [
-        ("a base 0", "ended"),
-        ("a x 0", "stopped"),
-    ]
-
-
 # --- what cannot wait
 
 
@@ -636,7 +519,7 @@ def test_a_disk_that_is_full_ends_the_session_and_says_what_to_do():
 class BrokenLab(PaperLab):
     """A lab with a mistake of ours in it."""
 
-    def run(self, started, left):
+    def run(self, started):
         raise RuntimeError("our own mistake")
 
 
@@ -701,16 +584,14 @@ def idles_although_it_pays(scheduler: Scheduler, slot: Slot) -> str:
     seeds=st.lists(st.integers(1, 4), min_size=1, max_size=6),
     faults=st.integers(0, 4),
     profile=st.sampled_from([CPU, AHEAD]),
-    leaving=st.sampled_from([0.0, 0.8]),
 )
-@example(drawn=1601, devices=3, seeds=[4, 2], faults=1, profile=AHEAD, leaving=0.0)
+@example(drawn=1601, devices=3, seeds=[4, 2], faults=1, profile=AHEAD)
 def test_whatever_happens_every_pair_shares_a_device_and_every_experiment_ends(
     drawn: int,
     devices: int,
     seeds: list[int],
     faults: int,
     profile: Profile,
-    leaving: float,
 ):
     chance = random.Random(drawn)
     alarms: list[str] = []
@@ -737,11 +618,7 @@ def test_whatever_happens_every_pair_shares_a_device_and_every_experiment_ends(
         "abcd"[:devices],
         experiments,
         end,
-        hand=Hand(
-            pick=chance.choice,
-            look=look,
-            leaves=lambda: profile.ahead and chance.random() < leaving,
-        ),
+        hand=Hand(pick=chance.choice, look=look),
         profile=profile,
         alarm=alarms.append,
     )
@@ -774,8 +651,7 @@ def test_whatever_happens_every_pair_shares_a_device_and_every_experiment_ends(
     )
     of_candidates = Counter((o.mutant, o.seed) for o in done if o.mutant != "base")
     assert max(of_candidates.values(), default=1) == 1
-    states = {"ended", "abandoned", "dismissed", "stopped"}
-    assert {t.state for t in lab.trials} <= states
+    assert {t.state for t in lab.trials} <= {"ended", "abandoned", "stopped"}
     assert len(alarms) == len(broken)
 
 
@@ -834,10 +710,6 @@ def rows(scheduler: Scheduler) -> list[dict[str, Any]]:
     return sorted(ran, key=lambda row: row["started_at"])
 
 
-def _began(row: dict[str, Any]) -> datetime:
-    return datetime.fromisoformat(row["started_at"])
-
-
 QUICK_AHEAD = attrs.evolve(QUICK, ahead=True)
 
 
@@ -855,7 +727,6 @@ def test_two_devices_train_at_once_and_each_next_trial_is_up_before_its_device_i
     assert isinstance(end, Verdict)
     assert (end.word, end.candidates, end.bases) == ("measured", 2, 2)
     base = scheduler.lab.base.digest
-    overlaps = []
     for device, seed in (("a", 0), ("b", 1)):
         first, second = (row for row in ran if row["device"] == device)
         assert (first["mutant"], first["seed"]) == (base, seed)
@@ -865,13 +736,9 @@ def test_two_devices_train_at_once_and_each_next_trial_is_up_before_its_device_i
         # From clock to clock: all that the first did after training lies between.
         after = sum(first[f"{phase}_seconds"] for phase in ("save", "serve", "score"))
         assert after < second["gap_seconds"] < second["wall_seconds"] + 60
-        # It takes the device while the first is scored, unless we were too slow.
-        ended = _began(first) + timedelta(seconds=first["wall_seconds"])
-        overlaps.append(_began(second) < ended)
     a, b = (
         [row["started_at"] for row in ran if row["device"] == name] for name in "ab"
     )
-    assert any(overlaps), ran
     assert b[0] < a[1]
     assert a[0] < b[1]
     assert {(d.id, label) for d, label, progress in told if progress} == {

@@ -2,15 +2,16 @@
 
 A cached kernel is code that the next process executes, so no trial may write where
 another reads.  Each process of a trial works on a copy of its own, which is removed after
-it; a run of the base makes what is copied, and nobody adds to that.
+it; a finished run of the base makes what is copied, and nobody adds to that.
 
-    kept/<process>/  what the base compiled on this device
-    own/<process>/   the copy of the one that is alive; there is one of each
+    kept/<process>/    what the base compiled on this device
+    own/<process>/     the copy of the trial that has the device
 
 Both are kept by device and by process, because what torch.compile keeps holds the path
 that it was made at: a copy at another path is not found, or written to in vain.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -37,38 +38,47 @@ class CompileCache:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def fill(self, process: str) -> None:
-        """Give *process* its copy.
+    def fill(self) -> None:
+        """Give each process of the trial that has the device its copy.
 
-        The one before it has ended, and it has not run anything that was edited so far.
+        None of them has run anything that was edited so far.
         """
-        own, kept = self.own(process), self.folder / "kept" / process
-        _empty(own)
-        for source in _files(kept):
-            target = own / source.relative_to(kept)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(source, target)
+        self.clear()
+        for own in self._owns():
+            kept = self.folder / "kept" / own.name
+            for source in _files(kept):
+                target = own / source.relative_to(kept)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _copy(source, target)
 
-    def retire(self, process: str, *, keeps: bool) -> None:
-        """Remove the copy of *process*, which has ended.
-
-        Args:
-            process: Its name.
-            keeps: It ran the base and has done its work: what it has compiled is kept,
-                unless something is kept already.
-        """
-        own, kept = self.own(process), self.folder / "kept" / process
-        if keeps and not kept.exists():
-            making = self.folder / "making"
-            remove(making)  # of a session that was killed
+    def adopt(self) -> None:
+        """Keep what a finished run of the base has compiled, if nothing is kept yet."""
+        kept = self.folder / "kept"
+        if kept.exists():
+            return
+        making = self.folder / "making"
+        remove(making)
+        for own in self._owns():
             for source in _files(own):
-                target = making / source.relative_to(own)
+                target = making / own.name / source.relative_to(own)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source.rename(target)
-            if making.exists():
-                kept.parent.mkdir(exist_ok=True)
-                making.rename(kept)
-        _empty(own)
+        if making.exists():
+            making.rename(kept)
+
+    def clear(self) -> None:
+        """Remove the copies.  Their folders stay: sandboxes know them by their inodes."""
+        for own in self._owns():
+            for entry in list(os.scandir(own)):
+                if entry.is_dir(follow_symlinks=False):
+                    remove(entry)
+                else:
+                    os.unlink(entry)
+
+    def _owns(self) -> list[Path]:
+        with contextlib.suppress(FileNotFoundError):
+            return sorted((self.folder / "own").iterdir())
+        return []
 
 
 def environment(own: Path) -> dict[str, str]:
@@ -77,15 +87,6 @@ def environment(own: Path) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(own / "inductor"),
         "TRITON_CACHE_DIR": str(own / "triton"),
     }
-
-
-def _empty(own: Path) -> None:
-    """Remove what is in a folder, which stays: sandboxes know it by its inode."""
-    for entry in list(os.scandir(own)):
-        if entry.is_dir(follow_symlinks=False):
-            remove(entry)
-        else:
-            os.unlink(entry)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Self
 
 import attrs
@@ -14,8 +14,6 @@ from core.device import Device, DeviceFailed, Gpu, Process, Reading
 from core.launch import Conditions
 
 SLACK_MIB = 64.0  # of memory that the driver itself takes and gives back
-# The same beside the processes of the next trial, by what the driver says they have.
-SLACK_BESIDE_MIB = 2048.0
 SETTLE_SECONDS = 20.0  # for the driver to give back what ended processes held
 LOOK_SECONDS = 1.0  # between two looks; one takes about a millisecond
 
@@ -26,22 +24,19 @@ class Occupied(Exception):
 
 @attrs.define(eq=False)
 class Gauge:
-    """What a session sees of one GPU, and of one trial on it.
+    """What a session sees of one GPU, trial by trial.
 
     Attributes:
         device: The GPU.
         shared: Other processes are allowed, and recorded.
         gpu: The driver's view of it.
         mark_mib: Memory in use before the session's first trial.
-        tells_ours: The driver has told how much memory a process of the trial has: so
-            what is left of it can be told from what the next one takes.
     """
 
     device: Device
     shared: bool
     gpu: Gpu
     mark_mib: float
-    tells_ours: bool = attrs.field(default=False, init=False)
     _ours: set[int] = attrs.field(factory=set)
     _readings: list[Reading] = attrs.field(factory=list)
     _foreign_mib: float = 0.0
@@ -59,12 +54,8 @@ class Gauge:
         with Gpu(device) as gpu:
             yield cls(device, shared, gpu, gpu.used_mib())
 
-    def of_trial(self) -> Self:
-        """Return a gauge of the same GPU that has seen nothing yet."""
-        return type(self)(self.device, self.shared, self.gpu, self.mark_mib)
-
     def begin(self) -> None:
-        """Begin to look, and forget what was seen.
+        """Forget the last trial.
 
         Raises:
             DeviceFailed: The driver cannot be asked.
@@ -84,12 +75,7 @@ class Gauge:
             return
         self._next_look = now + LOOK_SECONDS
         self._readings.append(self.gpu.reading())
-        processes = self.gpu.processes()
-        foreign = [process for process in processes if self._is_foreign(process.pid)]
-        self.tells_ours = any(
-            process.pid in self._ours and process.used_mib is not None
-            for process in processes
-        )
+        foreign = [p for p in self.gpu.processes() if self._is_foreign(p.pid)]
         if not foreign:
             return
         used_mib = sum(process.used_mib or 0.0 for process in foreign)
@@ -127,22 +113,18 @@ class Gauge:
             )
         return ""
 
-    def residue(self, is_followed: Callable[[], bool] = lambda: False) -> str:
+    def residue(self) -> str:
         """Return what the trial left in the GPU's memory; empty if that is as before.
 
-        All processes of the trial have ended.  With processes of others on the GPU
-        nobody can tell.
-
-        Args:
-            is_followed: Says whether the next trial has started on it.
+        All processes of the trial have ended.  With other processes on the GPU nobody
+        can tell.
         """
         if self.shared:
             return ""
         give_up = time.monotonic() + SETTLE_SECONDS
         try:
             # The driver has no event for it, and mostly there is nothing to wait for.
-            while not self._is_clean(is_followed()):
-                used_mib = self.gpu.used_mib()
+            while (used_mib := self.gpu.used_mib()) > self.mark_mib + SLACK_MIB:
                 if time.monotonic() > give_up:
                     return (
                         f"{self.device.label} has {used_mib:,.0f} MiB in use after a trial, "
@@ -152,14 +134,6 @@ class Gauge:
         except DeviceFailed as failed:
             return str(failed)
         return ""
-
-    def _is_clean(self, is_followed: bool) -> bool:
-        if not is_followed:
-            return self.gpu.used_mib() <= self.mark_mib + SLACK_MIB
-        # It grows meanwhile: what is used first, so that none of it is missed.
-        used_mib = self.gpu.used_mib()
-        known = [p.used_mib or 0.0 for p in self.gpu.processes()]
-        return used_mib - sum(known) <= self.mark_mib + SLACK_BESIDE_MIB
 
     def conditions(self) -> Conditions:
         """Return what was seen during the trial."""

@@ -33,16 +33,7 @@ from core.launch.compile_cache import CompileCache
 from core.launch.gauge import Gauge, Occupied
 from core.launch.handout import HandOut
 from core.launch.log import tail
-from core.launch.overlap import Overlap, Unwanted
-from core.launch.watch import (
-    GRACE_SHARE,
-    SERVERS,
-    Budget,
-    Failed,
-    Progress,
-    Stopped,
-    Watch,
-)
+from core.launch.watch import GRACE_SHARE, SERVERS, Budget, Failed, Progress, Watch
 from core.memory import allocate, hand_out_bytes, question_bytes
 from core.process.child import Child, Unkillable, Zygote, python_environment
 from core.sandbox import Policy
@@ -72,8 +63,6 @@ class LocalTrial:
         compile_cache: What torch.compile has kept of the base on this device.
         watch: What the processes say.
         gauge: What the GPU shows; None on a CPU.
-        is_base: The source is the base's: what it compiles may be kept.
-        overlap: Who else is on the device.
     """
 
     trial: Trial
@@ -82,8 +71,6 @@ class LocalTrial:
     compile_cache: CompileCache
     watch: Watch
     gauge: Gauge | None
-    is_base: bool
-    overlap: Overlap = attrs.field(factory=Overlap)
     _spawned: float = attrs.field(factory=time.monotonic)
     _helped_seconds: float = 0.0  # of processes that it started before its clock
 
@@ -98,7 +85,6 @@ class LocalTrial:
         stop_fd: int,
         show: Callable[[Progress], None] = lambda progress: None,
         gauge: Gauge | None = None,
-        is_base: bool = False,
     ) -> Self:
         """Start the processes of *trial*; `run` or `abandon` ends them.
 
@@ -110,7 +96,6 @@ class LocalTrial:
             stop_fd: Becomes readable when the session ends.
             show: Called at each step and phase.
             gauge: Of the trial's GPU.
-            is_base: The source is the base's.
 
         Raises:
             OSError: The folder cannot be written, or no process can be started.
@@ -122,7 +107,7 @@ class LocalTrial:
             show=show,
             look=gauge.look if gauge else lambda: None,
         )
-        started = cls(trial, folder, zygote, compile_cache, watch, gauge, is_base)
+        started = cls(trial, folder, zygote, compile_cache, watch, gauge)
         try:
             started.spawn_all()
         except BaseException:  # whatever it is, no child may outlive it
@@ -134,27 +119,21 @@ class LocalTrial:
         """End the processes; the trial is not wanted any more."""
         self.watch.end()
 
-    def run(self, left: Callable[[], None] = lambda: None) -> Result:
+    def run(self) -> Result:
         """Take the device, go through the phases, and return how it went.
 
         Every way to fail becomes a Result, and no child is left when it returns.
 
-        Args:
-            left: Called when the trainer has ended and another one may start there.
-
         Raises:
-            Stopped: The session ends first, or the trial is not wanted any more.
+            Stopped: The session ends first.
         """
         try:
-            return self._run(left)
-        except Unwanted as unwanted:
-            self.watch.end()
-            raise Stopped from unwanted
+            return self._run()
         except BaseException:  # whatever it is, no child may outlive it
             self.watch.end()
             raise
 
-    def _run(self, left: Callable[[], None]) -> Result:
+    def _run(self) -> Result:
         ahead_seconds = self.watch.begin() - self._spawned
         score = audit = clock = train_seconds = said = overtime_seconds = None
         kept_mib, fault = None, ""
@@ -162,12 +141,10 @@ class LocalTrial:
         try:
             if self.gauge is not None:
                 self.gauge.begin()
+            self.compile_cache.fill()
             kept_mib = self.start_up()
             clock, train_seconds, said = self.train()
             overtime_seconds = self.save()
-            self.retire("trainer", keeps=self.is_base)
-            if self.may_be_followed():
-                left()
             self.serve()
             score, audit = self.score()
             if audit.breach:
@@ -188,14 +165,12 @@ class LocalTrial:
             message = f"{error}."
         if status is not Status.FINISHED:
             score = None
-        for name in ("trainer", *SERVERS):
-            self.retire(name, keeps=self.is_base and status is Status.FINISHED)
         if self.gauge is not None and not fault:
             if fault := self.gauge.errors():
                 status, crash, score = Status.INFRASTRUCTURE, None, None
                 message = f"{fault}."
             else:
-                fault = self.gauge.residue(self.overlap.is_followed)
+                fault = self.gauge.residue()
         return Result(
             status=status,
             crash=crash,
@@ -220,22 +195,6 @@ class LocalTrial:
             left_behind=left_behind,
             device_fault=fault,
         )
-
-    def may_be_followed(self) -> bool:
-        """Say whether the next trial may start while this one is scored.
-
-        What that takes of a GPU must be told from what this one leaves behind.
-        """
-        if self.gauge is None:
-            return self.trial.profile.ahead
-        return self.gauge.shared or self.gauge.tells_ours
-
-    def retire(self, name: str, *, keeps: bool) -> None:
-        """Remove or keep what a process has compiled; once, as the next one has its place."""
-        own = self.compile_cache.own(_folder(name))
-        if own in self.watch.folders:
-            self.watch.folders.remove(own)
-            self.compile_cache.retire(_folder(name), keeps=keeps)
 
     def log_tail(self, status: Status) -> tuple[str, ...]:
         """Return the end of the log that says most: ours, where we failed."""
@@ -300,22 +259,12 @@ class LocalTrial:
     def start_up(self) -> float | None:
         """Give the device to the processes and wait until each is ready.
 
-        The trainer has most to compile, and may begin while another trial is scored.
-
         Returns:
             MiB of GPU memory that the rehearsal left allocated, as the trainer says.
-
-        Raises:
-            Unwanted: The trial is not wanted any more.
         """
         deadline = time.monotonic() + self.trial.profile.startup_seconds
-        self.compile_cache.fill("trainer")
-        self.watch.children["trainer"].send({})
-        self.overlap.await_device()
-        for name in SERVERS:
-            self.compile_cache.fill(_folder(name))
-        for name in (*SERVERS, "judge"):
-            self.watch.children[name].send({})
+        for child in self.watch.children.values():
+            child.send({})
         # The trainer's is last: it waits in its first hand-out, and the clock starts.
         for name in (*SERVERS, "judge", "trainer"):
             said = self.watch.await_message(name, "ready", deadline=deadline)
@@ -458,7 +407,7 @@ class LocalTrial:
         self, name: str, role: str, settings: dict[str, Any], inherited: Sequence[int]
     ) -> None:
         """Start one of the processes; it is ended with the trial."""
-        device, own = self.trial.device, self.folder / _folder(name)
+        device, own = self.trial.device, self.folder / name.replace(" ", "")
         own.mkdir()
         is_ours = role == "judge"
         compiled = own if is_ours else self.compile_cache.own(own.name)
@@ -501,11 +450,6 @@ class LocalTrial:
             file_mib=profile.file_mib,
             host_mib=profile.host_mib,
         )
-
-
-def _folder(name: str) -> str:
-    """Return the name of a process as that of a folder."""
-    return name.replace(" ", "")
 
 
 @contextlib.contextmanager

@@ -103,7 +103,8 @@ def _rounded_up(tokens: float) -> int:
 
 def _epochs(lab: Lab) -> float:
     """Return how often a trial will read the corpus, by what earlier ones did."""
-    known = [o.epochs for o in lab.known.outcomes if o.epochs is not None]
+    finished = (o for o in lab.known.outcomes if o.val_bpb is not None)
+    known = [o.epochs for o in finished if o.epochs is not None]
     if known:
         return statistics.median(known)
     profile = lab.profile

@@ -84,25 +84,15 @@ class Want:
 
 @attrs.define(eq=False)
 class Slot:
-    """A device, and the trials that it was given.
-
-    Attributes:
-        device: The device.
-        leaving: One that is only scored any more.
-        running: One that starts or trains.
-        waiting: One whose processes wait for it.
-        is_held: What is running may not go on before the other one has left.
-    """
+    """A device, the trial on it, and the one whose processes wait for it."""
 
     device: Device
-    leaving: Turn | None = None
     running: Turn | None = None
     waiting: Turn | None = None
-    is_held: bool = False
 
     def turns(self) -> Iterator[Turn]:
         """Yield what the device was given."""
-        yield from filter(None, (self.leaving, self.running, self.waiting))
+        yield from filter(None, (self.running, self.waiting))
 
 
 @attrs.frozen(kw_only=True)
@@ -113,26 +103,17 @@ class Trains:
 
 
 @attrs.frozen(kw_only=True)
-class Leaves:
-    """A device's trial has trained: the next one may start while it is scored."""
-
-    slot: Slot
-
-
-@attrs.frozen(kw_only=True)
 class Ended:
     """A trial came back from a device.
 
     Attributes:
         slot: Where it was.
-        turn: What it was.
         result: How it went; None if the session stopped it.
         error: What broke on our side, if anything did.
         began: When it took the device.
     """
 
     slot: Slot
-    turn: Turn
     result: Result | None = None
     error: BaseException | None = None
     began: datetime | None = None
@@ -140,7 +121,7 @@ class Ended:
 
 @attrs.define(eq=False)
 class Scheduler:
-    """Plan together, train one trial a device, hand out each verdict when it is there.
+    """Plan together, run one trial a device, hand out each verdict when it is there.
 
     A candidate runs where the base has run with its seed, and an experiment stays on one
     device unless another has nothing else that is certain to be needed.
@@ -149,7 +130,7 @@ class Scheduler:
         lab: What trials share.
         devices: One trial at a time on each.
         undecided: In the order in which they are served.
-        watch: Told what each device does, mostly from a thread of its own.
+        watch: Told what each device does, from the device's own thread.
         alarm: Told at once what somebody should look at: a device that is taken out, a
             trial that compiled on the clock.
     """
@@ -160,7 +141,7 @@ class Scheduler:
     watch: Watcher
     alarm: Callable[[str], None] = lambda text: None
     slots: list[Slot] = attrs.field(init=False)
-    _events: "queue.SimpleQueue[Trains | Leaves | Ended]" = attrs.field(
+    _events: "queue.SimpleQueue[Trains | Ended]" = attrs.field(
         factory=queue.SimpleQueue
     )
     _threads: ThreadPoolExecutor = attrs.field(init=False)
@@ -170,8 +151,7 @@ class Scheduler:
 
     def __attrs_post_init__(self) -> None:
         self.slots = [Slot(device) for device in self.devices]
-        at_once = 2 * len(self.devices)  # one is scored while the next one starts
-        self._threads = ThreadPoolExecutor(at_once, "device")
+        self._threads = ThreadPoolExecutor(len(self.devices), "device")
 
     def next_decided(self) -> Decided:
         """Return the next experiment that has come to its end; waits for it.
@@ -190,8 +170,6 @@ class Scheduler:
                     self.undecided.remove(experiment)
                     return self._decided(experiment, step)
                 experiment.need = step
-            for slot in self.slots:
-                self._admit(slot)
             free = [slot for slot in self.slots if slot.running is None]
             for slot in free:  # first of all: what one gives up, another may take
                 if slot.waiting and not self._is_wanted(slot, slot.waiting):
@@ -204,15 +182,12 @@ class Scheduler:
                     hint="look at nvidia-smi, end what is on the GPU or reset it, and "
                     "run again: what has finished is kept.",
                 )
-            busy = any(slot.leaving or slot.running for slot in self.slots)
-            assert busy, "nothing runs"
+            assert any(slot.running for slot in self.slots), "nothing runs"
             match self._events.get():
                 case Ended() as ended:
                     self._take(ended)
                 case Trains(slot=slot) if slot.waiting is None:
                     slot.waiting = self._next_turn(slot)
-                case Leaves(slot=slot):
-                    slot.leaving, slot.running = slot.running, None
 
     def stop(self) -> None:
         """End every trial that is under way, and wait until nothing of it is left."""
@@ -225,8 +200,6 @@ class Scheduler:
             after.callback(self._threads.shutdown, wait=True)
             for slot in self.slots:
                 after.callback(self._abandon, slot)
-                if slot.running is not None:  # it may wait for its device
-                    slot.running.started.overlap.dismiss()
 
     def _take_rest(self) -> None:
         """Keep what has finished meanwhile."""
@@ -257,25 +230,9 @@ class Scheduler:
         """Let a free device run what waits for it, or else what is most urgent."""
         slot.running, slot.waiting = slot.waiting or self._next_turn(slot), None
         if slot.running is not None:
-            if slot.leaving is not None:
-                slot.is_held = True
-                slot.running.started.overlap.hold()
-                slot.leaving.started.overlap.follow()
             experiment = slot.running.experiment
             experiment.started = experiment.started or datetime.now(UTC)
             self._threads.submit(self._run, slot, slot.running)
-
-    def _admit(self, slot: Slot) -> None:
-        """Let a trial that was held go on, if the one before has left."""
-        if not slot.is_held or slot.leaving is not None:
-            return
-        slot.is_held = False
-        assert slot.running is not None
-        overlap = slot.running.started.overlap
-        if self._is_wanted(slot, slot.running):
-            overlap.admit()
-        else:
-            overlap.dismiss()
 
     def _next_turn(self, slot: Slot) -> Turn | None:
         """Start the processes of the most urgent trial for a device, if there is one."""
@@ -400,7 +357,8 @@ class Scheduler:
             return here not in ran and (
                 need == due or any(need.seed == want.need.seed for want in wanted)
             )
-        is_paired = self._first(slot, need) == need  # its partner may have failed
+        # Its partner may have failed.
+        is_paired = trial(known, need, here) == need
         return is_paired and any(need == want.need for want in wanted)
 
     def _abandon(self, slot: Slot) -> None:
@@ -411,28 +369,24 @@ class Scheduler:
 
     def _run(self, slot: Slot, turn: Turn) -> None:
         """Run one trial in a device's thread; whatever happens, say so."""
-        ended = Ended(slot=slot, turn=turn)
+        ended = Ended(slot=slot)
         try:
-            result, began = self.lab.run(
-                turn.started, lambda: self._events.put(Leaves(slot=slot))
-            )
+            result, began = self.lab.run(turn.started)
             ended = attrs.evolve(ended, result=result, began=began)
         except Stopped:
             pass
         except BaseException as error:  # raised again in the thread that waits for it
             ended = attrs.evolve(ended, error=error)
         finally:
+            # First: whoever waits for it must not wait for ever.
             self._events.put(ended)
+            self.watch(slot.device, "", None)
 
     def _take(self, ended: Ended) -> None:
         """Keep what a trial gave; take a device out that is not sound any more."""
-        slot, turn = ended.slot, ended.turn
-        if turn is slot.leaving:
-            slot.leaving = None
-        else:
-            slot.running, slot.is_held = None, False
-        if slot.leaving is slot.running is None:
-            self.watch(slot.device, "", None)
+        slot = ended.slot
+        turn, slot.running = slot.running, None
+        assert turn is not None
         if ended.error is not None:
             if isinstance(ended.error, OSError):
                 raise _unkept(ended.error) from ended.error
@@ -470,8 +424,6 @@ class Scheduler:
     def _take_out(self, slot: Slot, fault: str) -> None:
         """Give a device no more trials; the others take over what it was to run."""
         self._abandon(slot)
-        if slot.is_held and slot.running is not None:
-            slot.running.started.overlap.dismiss()
         self.slots.remove(slot)
         self._fault = fault
         self.alarm(f"{fault}: no more trials run on it")

@@ -3,14 +3,20 @@
 from importlib.metadata import PackageNotFoundError, version
 
 FRONTEND = "nvidia-cudnn-frontend"  # the extra ``fast``
+OLDEST_FRONTEND = (
+    1,
+    32,
+)  # other packages bring older ones, without operators for torch
 
 
 def frontend_version() -> str | None:
-    """Return the version of cuDNN's frontend that is installed, if one is."""
+    """Return the version of cuDNN's frontend, if one is installed that we can use."""
     try:
-        return version(FRONTEND)
+        found = version(FRONTEND)
     except PackageNotFoundError:
         return None
+    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdecimal())
+    return found if numbers >= OLDEST_FRONTEND else None
 
 
 def attention_backend(device_kind: str) -> str:

@@ -136,14 +136,20 @@ def parameter(*shape: int, init) -> nn.Parameter:
 
 
 class Linear(nn.Module):
-    """Multiply by a float32 matrix, in the dtype of the input."""
+    """Multiply by a float32 matrix, in the dtype of the input.
+
+    Attention and MLP take `matrix` itself, for products with more than one.
+    """
 
     def __init__(self, inputs: int, outputs: int, init) -> None:
         super().__init__()
         self.weight = parameter(outputs, inputs, init=init)
 
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        return self.weight.to(dtype)  # (outputs, inputs)
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, self.matrix(x.dtype))
 
 
 class Embedding(nn.Module):
@@ -189,9 +195,9 @@ def project(x: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
 
     As one product they read x once.
     """
-    weight = torch.cat([linear.weight for linear in linears])
-    heads = F.linear(x, weight.to(x.dtype)).unflatten(-1, (-1, HEAD_DIM))
-    return heads.split([len(linear.weight) // HEAD_DIM for linear in linears], dim=2)
+    matrices = [linear.matrix(x.dtype) for linear in linears]
+    heads = F.linear(x, torch.cat(matrices)).unflatten(-1, (-1, HEAD_DIM))
+    return heads.split([len(matrix) // HEAD_DIM for matrix in matrices], dim=2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
@@ -271,8 +277,7 @@ class MLP(nn.Module):
         self.down = Linear(hidden_dim, MODEL_DIM, constant(0.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        up = self.up.weight.to(x.dtype)  # (MLP_RATIO * C, C)
-        down = self.down.weight.to(x.dtype)  # (C, MLP_RATIO * C)
+        up, down = self.up.matrix(x.dtype), self.down.matrix(x.dtype)
         return squared_relu_mlp(x, up, down)  # self.down(F.relu(self.up(x)).square())
 
 

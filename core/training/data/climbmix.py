@@ -7,7 +7,7 @@ import attrs
 from core.errors import DataError
 
 CLIMBMIX = "climbmix"
-NAME = re.compile(rf"{CLIMBMIX}(?::(\d+))?")
+NAME = re.compile(rf"{CLIMBMIX}(?::(-?\d+))?")
 TRAINING_SHARDS = 10  # unless the name says how many: ``climbmix:20``
 
 REPOSITORY = "karpathy/climbmix-400b-shuffle"

@@ -181,7 +181,11 @@ class _Fetch:
         if not isinstance(found, str):
             return False
         blob = Path(found).resolve()  # the hub's cache names it by its SHA-256
-        if not SHA256.fullmatch(blob.name) or file_digest(blob) != blob.name:
+        try:
+            is_whole = SHA256.fullmatch(blob.name) and file_digest(blob) == blob.name
+        except OSError:  # as good as not there
+            return False
+        if not is_whole:
             return False
         place.unlink(missing_ok=True)  # a link to what is gone
         place.symlink_to(blob)

@@ -18,6 +18,8 @@ if HAS_FRONTEND:  # it brings torch.ops.cudnn
     import cudnn.sdpa.fwd.torch_op  # noqa: F401
 
 UNBOUNDED = -1  # cuDNN's word for a window without a left end
+HALVES = torch.bfloat16, torch.float16
+WIDEST_HEAD = 128  # channels that cuDNN has a gradient for everywhere; multiples of 8
 
 
 def windowed_attention(
@@ -37,8 +39,10 @@ def windowed_attention(
     """
     T = q.size(1)
     is_windowed = window < T - 1
-    if HAS_FRONTEND and q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
-        scale = q.size(-1) ** -0.5 if scale is None else scale
+    D = q.size(-1)
+    fits = q.dtype in HALVES and D <= WIDEST_HEAD and D % 8 == 0
+    if HAS_FRONTEND and q.is_cuda and fits:
+        scale = D**-0.5 if scale is None else scale
         # It counts the token itself.
         return _attend(q, k, v, window + 1 if is_windowed else UNBOUNDED, scale)[0]
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)

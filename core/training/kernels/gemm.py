@@ -100,7 +100,7 @@ def _product(
 @triton.jit
 def _write(h, a_tiles, out_tiles, m, n, IS_FORWARD: tl.constexpr):
     if IS_FORWARD:
-        h = tl.maximum(h, 0.0)
+        h = tl.where(h < 0, 0.0, h)  # not a maximum: that would hide a NaN
         h = h * h
     else:
         h *= 2 * tl.sqrt(a_tiles.load([m, n]).to(tl.float32))

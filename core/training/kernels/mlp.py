@@ -71,8 +71,11 @@ def _mlp_backward(
 
 @_mlp_backward.register_fake
 def _(grad, x, up, down, a):
-    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return dx, torch.empty_like(up), torch.empty_like(down)
+    dx, dup, ddown = (
+        torch.empty_like(t, memory_format=torch.contiguous_format)
+        for t in (x, up, down)
+    )
+    return dx, dup, ddown
 
 
 def _keep(ctx, inputs, output):
