@@ -172,12 +172,15 @@ from core.spec import Expect, Experiment, codemod
 
 peek = Experiment(
     hypothesis="A token that sees the next one predicts it better.",
-    change="Make the mask of windows one wider to the right.",
+    change="Attend by a mask that is one wider to the right.",
     codemod=codemod(
         "statements.ReplaceStatement",
         function="attend",
-        statement="mask = seen.tril().triu(-window)",
-        source="mask = seen.tril(1).triu(-window)",
+        statement="return windowed_attention(...)",
+        source="q, k, v = (x.transpose(1, 2) for x in (q, k, v))\\n"
+        "mask = torch.ones(q.size(2), q.size(2), dtype=torch.bool).tril(1)\\n"
+        "y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)\\n"
+        "return y.transpose(1, 2)",
     ),
     expect=Expect(delta_bpb=-0.5, sd=0.1, on="cpu"),
 )
@@ -187,7 +190,7 @@ look_up = Experiment(
     codemod=codemod(
         "statements.InsertBefore",
         function="attend",
-        statement="mask = None",
+        statement="return windowed_attention(...)",
         source="open('/usr/lib/python3/text.py')",
     ),
 )
