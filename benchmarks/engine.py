@@ -120,7 +120,7 @@ def reference(
             env={
                 **os.environ,
                 "PYTHONPATH": _path(),
-                "TORCHINDUCTOR_USE_FAST_MATH": "1",
+                "TORCHINDUCTOR_USE_FAST_MATH": "1",  # as ours has it
             },
             capture_output=True,
             text=True,
@@ -182,8 +182,11 @@ def main() -> None:
         )
     _row("of the roofline", {}, ours, "base", "tokens_per_second", ".0%", ROOFLINE)
     print()
-    for run, what in (("constant", "warm"), ("full", "after an architecture edit")):
-        _row(f"seconds between two clocks, {what}", {}, ours, run, "gap_seconds", ".1f")
+    for run, what in (
+        ("constant", "seconds from one clock to the next, warm"),
+        ("full", "  after an edit of the architecture"),
+    ):
+        _row(what, {}, ours, run, "gap_seconds", ".1f")
     _row("seconds to the first clock, nothing compiled", {}, ours, "base",
          "start_seconds", ".1f")  # fmt: skip
     _row("seconds of scoring", {}, ours, "base", "score_seconds", ".1f")

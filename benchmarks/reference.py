@@ -1,4 +1,4 @@
-"""Adapt karpathy/autoresearch's trainer, in memory, to run beside ours.
+"""Adapt a copy of karpathy/autoresearch's trainer, to run beside ours.
 
 Its model, optimizer, schedule and loader stay as they are.  Its FlashAttention 3, which
 the hub alone has, gives way to the kernels that ours attends with; budget, data and the

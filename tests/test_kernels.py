@@ -91,7 +91,9 @@ def test_the_mlp_on_a_cpu_is_the_plain_expression():
     )
 
 
-def test_a_cpu_attends_by_torch_whatever_is_installed():
+def test_a_cpu_attends_by_torch_whatever_is_installed(monkeypatch):
+    monkeypatch.setattr("core.training.backend.frontend_version", lambda: "1.32.0")
+
     assert attention_backend("cpu") == "sdpa"
 
 

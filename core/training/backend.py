@@ -3,10 +3,8 @@
 from importlib.metadata import PackageNotFoundError, version
 
 FRONTEND = "nvidia-cudnn-frontend"  # the extra ``fast``
-OLDEST_FRONTEND = (
-    1,
-    32,
-)  # other packages bring older ones, without operators for torch
+# Other packages bring older ones, without operators for torch.
+OLDEST_FRONTEND = (1, 32)
 
 
 def frontend_version() -> str | None:
