@@ -11,6 +11,7 @@ spec → mutate → gates → plan → launch → judge → store → verdict �
 * profile   budget, data, sizes, devices: gpu (five minutes), cpu (embedded)
 * context   what must be equal for two runs to be compared
 * verdict   samples x prediction -> a word; arithmetic only
+* noise     how far val_bpb moves by itself, as measured elsewhere: the prior
 * evidence  what is known: trials that have ended, claims, decisions
 * plan      which trials an experiment still needs
 * channel   JSON lines over inherited pipes: what the processes of a trial say

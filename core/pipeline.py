@@ -21,6 +21,7 @@ from core.launch.gauge import Gauge
 from core.launch.local import LocalTrial
 from core.launch.watch import Progress
 from core.mutate import Mutant
+from core.noise import believed
 from core.plan import Need
 from core.process.child import Zygote
 from core.profile import Profile
@@ -29,7 +30,6 @@ from core.store.history import History, read_history
 from core.store.ingestion import ingest
 from core.store.journal import Journal, new_id
 from core.training.data import DATA_FOLDER, Prepared, open_rows, open_source, prepare
-from core.verdict import Noise
 
 DATABASE = "runs.duckdb"
 PATIENCE_SECONDS = (
@@ -401,9 +401,7 @@ def open_lab(
         base=base,
         data=data,
         context=context,
-        known=Known(
-            base=base.digest, prior=Noise(sd=profile.prior_sd, df=profile.prior_df)
-        ),
+        known=Known(base=base.digest, prior=believed(context).noise),
         verdicts=[],
         zygote=zygote,
     )

@@ -36,8 +36,6 @@ class Profile:
         load_seconds: A server may take this long for the weights, on the same clock.
         file_mib: Largest file that a trial may write, and all that it may.
         host_mib: Memory of the machine that a process of a trial may ask for.
-        prior_sd: Seed standard deviation of val_bpb before any run has been seen.
-        prior_df: Degrees of freedom that ``prior_sd`` is worth.
         overhead_seconds: Time of a trial beside training, before any run has been seen.
         tokens_per_second: Of the shipped module, before any run has been seen.
         memory_mib: GPU memory that a trial of the shipped module takes.
@@ -63,8 +61,6 @@ class Profile:
     load_seconds: float
     file_mib: float
     host_mib: float
-    prior_sd: float
-    prior_df: float
     overhead_seconds: float
     tokens_per_second: float
     memory_mib: float
@@ -118,8 +114,6 @@ GPU = Profile(
     load_seconds=10.0,
     file_mib=16_384.0,
     host_mib=65_536.0,
-    prior_sd=0.0018,
-    prior_df=2.0,
     overhead_seconds=90.0,
     tokens_per_second=1.9e6,  # an H200's
     memory_mib=60_000.0,  # trainer 45,055; servers and judge; CUDA contexts of 617
@@ -145,8 +139,6 @@ CPU = Profile(
     load_seconds=0.25,
     file_mib=1_024.0,
     host_mib=4_096.0,
-    prior_sd=0.02,
-    prior_df=2.0,
     overhead_seconds=8.0,
     tokens_per_second=2e4,
     memory_mib=0.0,

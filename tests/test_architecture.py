@@ -30,6 +30,7 @@ ALLOWED = {
     "profile": {"spec"},
     "context": {"device", "profile", "training"},
     "verdict": set(),
+    "noise": {"context", "verdict"},
     "evidence": {"profile", "spec", "verdict"},
     "plan": {"evidence", "verdict"},
     "training": {"channel", "device_memory", "errors", "memory"},
@@ -41,13 +42,13 @@ ALLOWED = {
     "store": {"errors", "evidence", "scratch"},
     "pipeline": {
         *("context", "device", "errors", "evidence", "gates", "launch", "mutate"),
-        *("plan", "process", "profile", "store", "training", "verdict"),
+        *("noise", "plan", "process", "profile", "store", "training"),
     },
     "report": {"evidence", "launch", "spec"},
     "plugin": {
         *("context", "device", "errors", "evidence", "gates", "launch", "mutate"),
-        *("pipeline", "plan", "process", "profile", "report", "sandbox", "spec"),
-        "store",
+        *("noise", "pipeline", "plan", "process", "profile", "report", "sandbox"),
+        *("spec", "store"),
     },
     "cli": {"errors", "gates", "mutate", "plugin", "profile", "training"},
 }

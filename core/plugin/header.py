@@ -8,6 +8,7 @@ from typing import Any
 
 from core.device import Device
 from core.evidence import Known
+from core.noise import believed
 from core.pipeline import Lab
 from core.plan import CANDIDATES_A_BASE, Need
 from core.plugin.options import Request
@@ -61,10 +62,10 @@ def write_header(
         f"context {lab.context.digest}, data {lab.data.fingerprint}, base "
         f"{lab.base.digest[:12]} (run {runs} times)"
     )
-    write(
-        f"noise   seed sd {noise.sd:.4f} bpb with {noise.df:.0f} degrees of freedom"
-        f"{' (prior)' if noise.df == profile.prior_df else ''}"
-    )
+    write(f"noise   seed sd {noise.sd:.4f} bpb with {noise.df:.0f} degrees of freedom")
+    if noise == lab.known.prior:  # no run has said anything yet
+        measured = believed(lab.context).measurement
+        write(f"        a prior: {measured.conditions} (docs/noise.md)")
     write(f"sandbox {sandbox}", red=not request.confined)
     expected = by_heart(_epochs(lab), lab.training_tokens, is_estimate=True)
     for note in (*notes, *(expected if trials else ())):

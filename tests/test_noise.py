@@ -1,0 +1,186 @@
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+
+from core.context import Context
+from core.noise import BORROWED_DF, MEASURED, believed, measurements
+from core.profile import PROFILES
+from tests.conftest import ROOT
+
+spec = importlib.util.spec_from_file_location("noise", ROOT / "benchmarks/noise.py")
+assert spec is not None
+assert spec.loader is not None
+noise = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(noise)
+
+CONTEXT = Context(
+    profile="gpu",
+    budget_seconds=300.0,
+    device="a GPU",
+    torch="3.0",
+    attention="sdpa",
+    data="d",
+    base="b",
+    numerics="n",
+    scored_tokens=1,
+    shared=False,
+    confined=True,
+)
+
+
+def measured(folder: Path, name: str, *, sd: float, df: float = 7, **context) -> None:
+    written = {"source": name, "context": context, "seed": {"sd": sd, "df": df}}
+    (folder / f"{name}.json").write_text(json.dumps(written))
+
+
+def test_there_is_a_measurement_of_every_profile():
+    assert {one.context["profile"] for one in measurements()} == set(PROFILES)
+
+
+@pytest.mark.parametrize("path", sorted(MEASURED.glob("*.json")), ids=lambda p: p.stem)
+def test_a_measurement_says_what_its_runs_say(path: Path):
+    written = json.loads(path.read_text())
+    columns = {field.name for field in attrs.fields(Context)}
+
+    assert {"profile", "budget_seconds", "device"} <= set(written["context"]) <= columns
+    if written["runs"]:
+        said = {
+            k: v for k, v in written.items() if k not in ("source", "context", "runs")
+        }
+        assert noise.summary(written["context"], written["runs"]) == said
+
+
+def test_the_measurement_of_the_nearest_budget_is_believed(tmp_path: Path):
+    measured(tmp_path, "a", sd=0.02, profile="gpu", budget_seconds=60.0)
+    measured(tmp_path, "b", sd=0.002, profile="gpu", budget_seconds=300.0)
+    measured(tmp_path, "c", sd=0.2, profile="cpu", budget_seconds=100.0)
+
+    for budget, sd in ((20.0, 0.02), (100.0, 0.02), (200.0, 0.002), (900.0, 0.002)):
+        context = attrs.evolve(CONTEXT, budget_seconds=budget)
+        assert believed(context, tmp_path).noise.sd == sd
+
+
+def test_of_two_measurements_of_one_budget_the_larger_noise_is_believed(tmp_path: Path):
+    measured(tmp_path, "a", sd=0.003, profile="gpu", budget_seconds=300.0)
+    measured(tmp_path, "b", sd=0.002, profile="gpu", budget_seconds=300.0)
+
+    assert believed(CONTEXT, tmp_path).measurement.source == "a"
+
+
+@pytest.mark.parametrize(("df", "worth"), [(7, BORROWED_DF), (1, 1)])
+def test_a_measurement_of_another_context_is_worth_little(
+    tmp_path: Path, df: float, worth: float
+):
+    measured(tmp_path, "a", sd=0.003, df=df, profile="gpu", budget_seconds=300.0)
+
+    assert believed(CONTEXT, tmp_path).noise.df == worth
+
+
+def test_a_measurement_of_the_context_itself_counts_whole(tmp_path: Path):
+    measured(tmp_path, "a", sd=0.002, **attrs.asdict(CONTEXT))
+    measured(tmp_path, "b", sd=0.2, profile="gpu", budget_seconds=300.0)
+
+    belief = believed(CONTEXT, tmp_path)
+
+    assert (belief.noise.sd, belief.noise.df) == (0.002, 7)
+
+
+def run(mutant, seed, val_bpb, device=0, budget_seconds=5.0, steps=100):
+    return dict(
+        mutant=mutant,
+        seed=seed,
+        val_bpb=val_bpb,
+        device=device,
+        budget_seconds=budget_seconds,
+        steps=steps,
+    )
+
+
+def test_a_summary_takes_seed_repetition_device_and_steps_apart():
+    found = noise.summary(
+        {"budget_seconds": 5.0},
+        [
+            *(run("base", 0, 3.0), run("base", 1, 3.2), run("base", 2, 3.4)),
+            run("base", 1, 3.6, device=1),
+            *(run("placebo", 0, 3.1), run("placebo", 2, 3.3)),
+            *(run("lr", 0, 2.9), run("lr", 1, 3.0), run("lr", 2, 3.1)),
+            *(run("base", 0, 2.8, budget_seconds=6.0, steps=101), run("x", 7, 1.0)),
+            run("placebo", 2, 3.0, budget_seconds=6.0, steps=101),
+        ],
+    )
+
+    assert found["seed"] == pytest.approx({
+        "sd": 0.2,
+        "df": 2,
+        "sd_at_equal_steps": 0.2,  # all have as many
+    })
+    assert found["repetition"] == pytest.approx({"sd": 0.1 / 2**0.5, "df": 2})
+    assert found["device"] == pytest.approx({"sd": 0.4 / 2**0.5, "df": 1})
+    assert found["steps"] == pytest.approx({
+        "bpb_per_percent": -0.25,
+        "standard_error": 0.05,
+        "pairs": 2,
+    })
+    placebo, lr, alone = found["mutants"]
+    assert alone == {"name": "x", "pairs": 0}
+    assert (placebo["name"], placebo["pairs"], lr["name"]) == ("placebo", 2, "lr")
+    assert placebo["delta_bpb"] == pytest.approx(0.0)
+    assert lr["delta_bpb"] == pytest.approx(-0.2)
+    assert lr["paired_sd"] == pytest.approx(0.1)
+    assert lr["unpaired_sd"] == pytest.approx((0.04 + 0.01) ** 0.5)
+    assert lr["correlation"] == pytest.approx(1.0)
+
+
+def test_at_equal_steps_only_the_seed_is_left():
+    steps = (100, 101, 104, 102)
+    base = [run("base", i, 3.0 + 0.1 * i, steps=100) for i in range(4)]
+    slow = [  # a constant effect, and 0.25 less for each percent of steps
+        run("x", i, 3.05 + 0.1 * i - 0.25 * math.log(n / 100, 1.01), steps=n)
+        for i, n in enumerate(steps)
+    ]
+    longer = [
+        run("base", i, 3.0 + 0.1 * i - 0.25, budget_seconds=6.0, steps=101)
+        for i in range(2)
+    ]
+
+    found = noise.summary({"budget_seconds": 5.0}, [*base, *slow, *longer])
+
+    assert found["steps"]["bpb_per_percent"] == pytest.approx(-0.25)
+    [mutant] = found["mutants"]
+    assert mutant["paired_sd"] > 0.2
+    assert mutant["at_equal_steps"]["paired_sd"] == pytest.approx(0.0, abs=1e-9)
+    assert mutant["at_equal_steps"]["correlation"] == pytest.approx(1.0)
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_goes_on_and_writes_what_the_verdicts_can_read(
+    tmp_path: Path,
+):
+    done = subprocess.run(
+        [
+            *(sys.executable, "benchmarks/noise.py", "--budget=0.4", "--seeds=3"),
+            *("--only", "placebo", "--longer=2", f"--keep={tmp_path / 'project'}"),
+            f"--write={tmp_path / 'here.json'}",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "another seed                            sd 0." in done.stdout
+    assert "placebo              3" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    [found] = measurements(tmp_path)
+    context = Context(**found.context)
+    assert context.budget_seconds == 0.4
+    assert believed(context, tmp_path).noise.df == 2
