@@ -15,7 +15,7 @@ from core.device import Device
 from core.errors import SessionError, StoreError
 from core.evidence import Known, Outcome, Verdict, claim_under
 from core.gates import Work, configuration
-from core.launch import Audit, Result, Status, Trial
+from core.launch import Audit, Result, Status, Step, Trial
 from core.launch.compile_cache import CompileCache
 from core.launch.gauge import Gauge
 from core.launch.local import LocalTrial
@@ -35,6 +35,23 @@ DATABASE = "runs.duckdb"
 PATIENCE_SECONDS = (
     3.0  # for somebody who has runs.duckdb open, at the ends of a session
 )
+
+
+@attrs.frozen(kw_only=True)
+class Unkept:
+    """A trial that has ended and is not in the journal yet.
+
+    Attributes:
+        run: Its name.
+        row: Its row of ``runs``.
+        work: What was tested; None for a run of the base.
+        curve: Its steps.
+    """
+
+    run: str
+    row: dict[str, Any]
+    work: Work | None
+    curve: Sequence[Step]
 
 
 @attrs.define
@@ -154,7 +171,7 @@ class Lab:
     def run(self, started: LocalTrial) -> tuple[Result, datetime]:
         """Run a trial that was started; return how it went, and since when it ran.
 
-        Its folder is left for `record`, or discarded if the session stops.
+        Its folder is left for `keep`, or discarded if the session stops.
         """
         began = datetime.now(UTC)
         try:
@@ -170,7 +187,7 @@ class Lab:
         finally:
             self.journal.discard(started.trial.run_id)
 
-    def record(
+    def take_in(
         self,
         run: str,
         need: Need,
@@ -178,8 +195,11 @@ class Lab:
         device: Device,
         result: Result,
         started: datetime,
-    ) -> Outcome:
-        """Journal a trial that has ended, insert it, and take it into account."""
+    ) -> Unkept:
+        """Take a trial into account that has ended; return what `keep` has to keep.
+
+        That can wait until the device has its next trial.
+        """
         wall_seconds = (datetime.now(UTC) - started).total_seconds()
         score, audit = result.score, result.audit
         source = (self.base if work is None else work.mutant).source
@@ -241,9 +261,6 @@ class Lab:
             **attrs.asdict(result.conditions),
             "started_at": started.replace(tzinfo=None).isoformat(),
         }
-        curve = [attrs.asdict(step) for step in result.curve]
-        self.journal.keep_run(run, {**self._described(work), "run": row}, curve)
-        self.insert()
         outcome = Outcome(
             run=run,
             mutant=need.mutant,
@@ -260,7 +277,18 @@ class Lab:
             started_at=started.replace(tzinfo=None),
         )
         self.known.add(outcome)
-        return outcome
+        return Unkept(run=run, row=row, work=work, curve=result.curve)
+
+    def keep(self, unkept: Unkept) -> None:
+        """Journal a trial that was taken in, and insert it.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        record = {**self._described(unkept.work), "run": unkept.row}
+        curve = [attrs.asdict(step) for step in unkept.curve]
+        self.journal.keep_run(unkept.run, record, curve)
+        self.insert()
 
     def _gap_seconds(self, device: Device, result: Result) -> float | None:
         """Return how long the device's clock stood still before this trial's began."""

@@ -4,13 +4,16 @@ import os
 import re
 from pathlib import Path
 
+import psutil
 import pytest
 
 from core.launch import Status
 from core.launch.compile_cache import CompileCache
 from core.launch.local import LOG
+from core.process.child import Zygote
 from core.scratch import remove
 from tests import test_launch
+from tests.inside import Inside
 from tests.test_launch import Runner, module
 
 data, run = test_launch.data, test_launch.run  # fixtures
@@ -185,6 +188,7 @@ def test_torch_compile_works_inside_and_finds_what_the_base_has_compiled(
         result = run(compiling(factor))
         assert result.status is Status.FINISHED, (result.message, result.log_tail)
         assert result.sandbox.startswith("landlock")
+        assert result.left_behind == 0  # compile workers have gone by themselves
         said = re.findall(r"compiled: (\d+) found, (\d+) missed", log_of(tmp_path))
         told.append(tuple(map(int, said[0])))
         remove(tmp_path / "run")
@@ -197,6 +201,32 @@ def test_torch_compile_works_inside_and_finds_what_the_base_has_compiled(
 
     graphs = sum(told[0])
     assert told == [(0, graphs), (graphs - 1, 1)]
+
+
+def compile_and_leave() -> None:
+    """Start compile workers as a trainer does, and leave as it does."""
+    from torch._inductor import config
+    from torch._inductor.async_compile import AsyncCompile
+
+    config.compile_threads = 2
+    AsyncCompile.process_pool().submit(abs, -1).result()
+    assert psutil.Process().children(recursive=True)
+    from core.training.entry import leave
+
+    leave()
+
+
+@pytest.mark.slow
+def test_compile_workers_end_with_the_trainer_that_leaves(
+    zygote: Zygote, tmp_path: Path
+):
+    inside = Inside(zygote, tmp_path)
+
+    child = inside.start(None, compile_and_leave)
+    ended = child.leave(60.0)
+
+    log = (tmp_path / "own0.log").read_text()
+    assert (ended.returncode, ended.left_behind) == (0, 0), log
 
 
 def log_of(tmp_path: Path) -> str:

@@ -431,6 +431,18 @@ def test_a_child_that_was_ended_can_be_ended_again(inside: Inside):
     assert child.closed
 
 
+def test_children_that_are_dismissed_end_side_by_side(inside: Inside):
+    children = [inside.start(None, sleep) for _ in range(3)]
+
+    for child in children:
+        child.dismiss()
+        child.dismiss()
+    waited = [child.exit().returncode for child in children]
+    ended = [child.end().returncode for child in children]
+
+    assert waited == ended == [-signal.SIGKILL] * 3
+
+
 def test_the_environment_of_python_keeps_what_finds_libraries(
     monkeypatch: pytest.MonkeyPatch,
 ):

@@ -118,6 +118,7 @@ class PaperLab(Lab):
         )
         self.end = end
         self.trials: list[Paper] = []
+        self.kept: list[str] = []
 
     def start(self, need, work, device, stop_fd, show):
         assert len(self.trials) < 1000, "it never ends"
@@ -137,7 +138,7 @@ class PaperLab(Lab):
         assert started.state == "up"
         started.state = "abandoned"
 
-    def record(self, run, need, work, device, result, started):
+    def take_in(self, run, need, work, device, result, started):
         outcome = Outcome(
             run=run,
             mutant=need.mutant,
@@ -152,7 +153,12 @@ class PaperLab(Lab):
         self.known.add(outcome)
         return outcome
 
+    def keep(self, unkept):
+        self.kept.append(unkept.run)
+
     def record_verdict(self, verdict, work):
+        ours = {trial.run_id for trial in self.trials}
+        assert ours & set(verdict.runs) <= set(self.kept), "it rests on an unkept one"
         self.verdicts.append(verdict)
 
 
@@ -414,7 +420,34 @@ def test_a_candidate_that_waits_for_a_base_that_fails_is_abandoned_and_runs_late
     ]
 
 
-# --- what cannot wait
+# --- what can wait, and what cannot
+
+
+def test_a_device_has_its_next_trial_before_the_last_one_is_written_down():
+    scheduler, lab = on_paper("a", [an_experiment("x"), an_experiment("y")])
+    written = []
+    keep = lab.keep
+    lab.keep = lambda unkept: (  # type: ignore[method-assign]
+        written.append((unkept.run, scheduler.slots[0].running is not None)),
+        keep(unkept),
+    )
+
+    all_decided(scheduler)
+
+    *before, last = written
+    assert [run for run, _ in written] == [trial.run_id for trial in lab.trials]
+    assert {is_running for _, is_running in before} == {True}
+    assert last[1] is False
+
+
+def test_what_had_ended_when_the_session_stops_is_written_down():
+    scheduler, lab = on_paper("a", [an_experiment("x"), an_experiment("y")])
+
+    scheduler.next_decided()
+    scheduler.stop()
+
+    ended = [trial.run_id for trial in lab.trials if trial.state == "ended"]
+    assert lab.kept == ended
 
 
 def test_a_trial_that_compiled_on_the_clock_is_named_at_once():
@@ -500,7 +533,7 @@ def test_what_the_last_device_decided_is_told_although_it_is_taken_out():
 
 def test_a_disk_that_is_full_ends_the_session_and_says_what_to_do():
     class Full(PaperLab):
-        def record(self, *arguments):
+        def keep(self, *arguments):
             raise OSError(28, "No space left on device")
 
     scheduler, lab = on_paper("ab", [an_experiment("x")])
@@ -652,6 +685,7 @@ def test_whatever_happens_every_pair_shares_a_device_and_every_experiment_ends(
     of_candidates = Counter((o.mutant, o.seed) for o in done if o.mutant != "base")
     assert max(of_candidates.values(), default=1) == 1
     assert {t.state for t in lab.trials} <= {"ended", "abandoned", "stopped"}
+    assert sorted(lab.kept) == [t.run_id for t in lab.trials if t.state == "ended"]
     assert len(alarms) == len(broken)
 
 

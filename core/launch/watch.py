@@ -522,6 +522,10 @@ class Watch:
             Unkillable: One could not be ended; all others were.
         """
         peak_mib, left_behind, unkillable = None, 0, None
+        for (
+            child
+        ) in self.children.values():  # all at once: a GPU lets go of each slowly
+            child.dismiss()
         for child in self.children.values():
             try:
                 ended = child.end()

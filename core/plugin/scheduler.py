@@ -3,7 +3,7 @@
 import contextlib
 import os
 import queue
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from core.gates import Work
 from core.launch import Result
 from core.launch.local import LocalTrial
 from core.launch.watch import Progress, Stopped
-from core.pipeline import Lab
+from core.pipeline import Lab, Unkept
 from core.plan import Lost, Need, Plan, base_due, trial
 
 Watcher = Callable[[Device, str, Progress | None], None]
@@ -31,7 +31,8 @@ class Undecided:
         key: Whatever the caller knows it by.
         work: Case and mutant.
         plan: What it needs.
-        need: The trial that it waits for; None when it has to be asked.
+        need: The trial that it waits for; None when it has to be asked, or needs none.
+        end: What came of it; it is told next.
         started: When its first trial of this session began; None before.
     """
 
@@ -39,6 +40,7 @@ class Undecided:
     work: Work
     plan: Plan
     need: Need | None = None
+    end: Verdict | Lost | None = None
     started: datetime | None = None
 
 
@@ -146,6 +148,7 @@ class Scheduler:
     )
     _threads: ThreadPoolExecutor = attrs.field(init=False)
     _stop: tuple[int, int] = attrs.field(factory=os.pipe)
+    _unkept: deque[Unkept] = attrs.field(factory=deque)
     _stopped: bool = False
     _fault: str = ""
 
@@ -160,22 +163,18 @@ class Scheduler:
             DeltaspecError: A trial could not be run, or could not be kept.
         """
         while True:
-            for experiment in self.undecided:
-                # A look is read once, when its trial has ended: to read it again with
-                # every base run that comes in would be to test it again.
-                if experiment.need is not None:
-                    continue
-                step = experiment.plan.advance(self.lab.known)
-                if not isinstance(step, Need):
-                    self.undecided.remove(experiment)
-                    return self._decided(experiment, step)
-                experiment.need = step
+            self._advance()
             free = [slot for slot in self.slots if slot.running is None]
             for slot in free:  # first of all: what one gives up, another may take
                 if slot.waiting and not self._is_wanted(slot, slot.waiting):
                     self._abandon(slot)
             for slot in free:
                 self._give(slot)
+            self._keep()  # while the next ones are on their way
+            for experiment in self.undecided:
+                if experiment.end is not None:
+                    self.undecided.remove(experiment)
+                    return self._decided(experiment, experiment.end)
             if not self.slots:
                 raise SessionError(
                     f"no device is left: {self._fault}.",
@@ -188,6 +187,28 @@ class Scheduler:
                     self._take(ended)
                 case Trains(slot=slot) if slot.waiting is None:
                     slot.waiting = self._next_turn(slot)
+
+    def _advance(self) -> None:
+        """Read the looks whose trials have ended.
+
+        Each once: to read it again with every base run that comes in would be to test it
+        again.
+        """
+        for experiment in self.undecided:
+            if experiment.need is None and experiment.end is None:
+                step = experiment.plan.advance(self.lab.known)
+                if isinstance(step, Need):
+                    experiment.need = step
+                else:
+                    experiment.end = step
+
+    def _keep(self) -> None:
+        """Write down the trials that have ended."""
+        while self._unkept:
+            try:
+                self.lab.keep(self._unkept.popleft())
+            except OSError as error:
+                raise _unwritten(error) from error
 
     def stop(self) -> None:
         """End every trial that is under way, and wait until nothing of it is left."""
@@ -208,6 +229,7 @@ class Scheduler:
                 event = self._events.get()
                 if isinstance(event, Ended):
                     self._take(event)
+            self._keep()
         finally:
             for fd in self._stop:
                 os.close(fd)
@@ -217,7 +239,7 @@ class Scheduler:
             try:
                 self.lab.record_verdict(end, experiment.work)
             except OSError as error:
-                raise _unkept(error) from error
+                raise _unwritten(error) from error
         now = datetime.now(UTC)
         return Decided(
             key=experiment.key,
@@ -252,7 +274,7 @@ class Scheduler:
         try:
             started = self.lab.start(need, work, slot.device, self._stop[0], show)
         except OSError as error:
-            raise _unkept(error) from error
+            raise _unwritten(error) from error
         return Turn(need=need, experiment=experiment, started=started)
 
     def _choose(self, slot: Slot) -> tuple[Need, Undecided] | None:
@@ -310,7 +332,7 @@ class Scheduler:
         """
         for experiment in self.undecided:
             plan, need = experiment.plan, experiment.need
-            if need is None:  # its look is about to be read
+            if need is None:  # its look is about to be read, or its end to be told
                 continue
             yield Want(need=need, experiment=experiment, is_certain=True)
             certain = plan.allowed if not plan.claim.delta_bpb else 2
@@ -389,13 +411,13 @@ class Scheduler:
         assert turn is not None
         if ended.error is not None:
             if isinstance(ended.error, OSError):
-                raise _unkept(ended.error) from ended.error
+                raise _unwritten(ended.error) from ended.error
             raise ended.error
         if ended.result is None or ended.began is None:
             return
         is_base = turn.need.mutant == self.lab.base.digest
         try:
-            self.lab.record(
+            unkept = self.lab.take_in(
                 turn.started.trial.run_id,
                 turn.need,
                 None if is_base else turn.experiment.work,
@@ -404,7 +426,8 @@ class Scheduler:
                 ended.began,
             )
         except OSError as error:
-            raise _unkept(error) from error
+            raise _unwritten(error) from error
+        self._unkept.append(unkept)
         for experiment in self.undecided:
             need = experiment.need
             if need == turn.need or (
@@ -429,7 +452,7 @@ class Scheduler:
         self.alarm(f"{fault}: no more trials run on it")
 
 
-def _unkept(error: OSError) -> SessionError:
+def _unwritten(error: OSError) -> SessionError:
     return SessionError(
         f"a trial could not be run or kept: {error}.",
         hint="free space below runs/, then run again: what has finished is kept.",

@@ -343,20 +343,31 @@ class Child:
         self._wait(seconds)
         return self.end()
 
-    def end(self, *, dump: bool = False) -> Exit:
-        """End the child and everything below it, and close the pipes.
+    def dismiss(self, *, dump: bool = False) -> None:
+        """Let the warden end the child and everything below it; `end` waits for that.
 
         Args:
             dump: First let the child write a traceback of all threads to its log.
         """
-        if self.closed:
-            return self.exit()
         if self._control >= 0:
             if dump:
                 with contextlib.suppress(BrokenPipeError):
                     os.write(self._control, b"dump\n")
             os.close(self._control)
             self._control = -1
+
+    def end(self, *, dump: bool = False) -> Exit:
+        """End the child and everything below it, and close the pipes.
+
+        Args:
+            dump: As for `dismiss`.
+
+        Raises:
+            Unkillable: The warden could not end the child in time.
+        """
+        if self.closed:
+            return self.exit()
+        self.dismiss(dump=dump)
         result = self.exit()
         for fd in (self.events.fd, self.report.fd, self._commands):
             os.close(fd)

@@ -8,13 +8,14 @@ import contextlib
 import faulthandler
 import gc
 import importlib
+import os
 import random
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import safetensors.torch
@@ -42,6 +43,7 @@ from core.training.run import NonFiniteLoss, Rehearsal, Run, Training
 
 # What torch.compile imports at its first call, which takes seconds.
 COMPILER = "torch._inductor.compile_fx"
+WORKERS = "torch._inductor.async_compile"
 
 
 def reset_random_state(seed: int) -> None:
@@ -87,8 +89,23 @@ def settle(settings: dict[str, Any]) -> torch.device:
     torch.set_float32_matmul_precision("high")
     device = torch.device(settings["device"])
     if device.type == "cuda":
-        importlib.import_module(COMPILER)
+        prepare_compiler()
     return device
+
+
+def prepare_compiler() -> None:
+    """Do what torch.compile does at its first call, as far as it needs no device.
+
+    It asks its caches by digests of all that torch and Triton consist of, and keeps them
+    for as long as the process lives.
+    """
+    importlib.import_module(COMPILER)
+    from torch._inductor.codecache import torch_key
+    from torch._inductor.runtime.triton_compat import HAS_TRITON, triton_key
+
+    torch_key()
+    if HAS_TRITON:
+        triton_key()
 
 
 def is_given(device: torch.device, commands: Reader) -> bool:
@@ -151,6 +168,19 @@ def run_trainer(
     safetensors.torch.save_model(model, settings["weights"])
     # Its clock is read while it waits, so that it has one.
     answer(commands, events, {"event": "saved"})
+    leave()
+
+
+def leave() -> NoReturn:
+    """End this process: to take an interpreter with torch apart lasts longer.
+
+    Of what it would do at its exit nothing is wanted but the end of compile workers.
+    """
+    if compiler := sys.modules.get(WORKERS):
+        compiler.shutdown_compile_workers()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def answer(commands: Reader, events: int, message: dict[str, Any]) -> dict[str, Any]:
