@@ -41,7 +41,7 @@ def test_what_a_run_of_the_base_compiled_is_copied_to_the_next_trial(
     cache.adopt()
     cache.clear()
     gone = not kernel.exists()
-    cache.fill()
+    cache.fill("trainer")
 
     assert gone
     assert kernel.read_text() == "of the base"
@@ -50,12 +50,12 @@ def test_what_a_run_of_the_base_compiled_is_copied_to_the_next_trial(
 def test_what_an_edited_trial_writes_reaches_nobody_else(cache: CompileCache):
     kernel = put(cache, "trainer", "of the base")
     cache.adopt()
-    cache.fill()
+    cache.fill("trainer")
 
     kernel.write_text("poison")
     put(cache, "trainer", "poison", "cd/another.py")
     cache.adopt()  # even where it is taken for a run of the base
-    cache.fill()
+    cache.fill("trainer")
 
     assert kernel.read_text() == "of the base"
     assert not (cache.own("trainer") / "inductor" / "cd").exists()
@@ -66,9 +66,10 @@ def test_each_process_gets_its_own_and_not_that_of_another(cache: CompileCache):
     served = put(cache, "server1", "of the server")
     cache.adopt()
 
-    cache.fill()
+    cache.fill("server1")
 
     assert served.read_text() == "of the server"
+    assert not list(cache.own("trainer").rglob("*.py"))  # it has its own turn
 
 
 def test_links_are_not_followed(cache: CompileCache, tmp_path: Path):
@@ -78,7 +79,7 @@ def test_links_are_not_followed(cache: CompileCache, tmp_path: Path):
     (cache.own("trainer") / "inductor" / "link.py").symlink_to(secret)
 
     cache.adopt()
-    cache.fill()
+    cache.fill("trainer")
 
     assert not (cache.own("trainer") / "inductor" / "link.py").exists()
 
@@ -97,7 +98,7 @@ def test_what_is_no_plain_file_is_not_kept(
 
     cache.adopt()
     kept = (cache.folder / "kept").exists()
-    cache.fill()
+    cache.fill("trainer")
 
     assert not kept
     assert list(own.iterdir()) == []
@@ -109,11 +110,11 @@ def test_what_a_killed_session_had_begun_to_keep_is_not_kept(cache: CompileCache
     torn.parent.mkdir(parents=True)
     torn.write_text("of th")
 
-    cache.fill()
+    cache.fill("trainer")
     before = list(cache.own("trainer").iterdir())
     put(cache, "trainer", "of the base", "cd/another.py")
     cache.adopt()
-    cache.fill()
+    cache.fill("trainer")
 
     assert before == []
     kept = [path.name for path in cache.own("trainer").rglob("*.py")]
@@ -123,7 +124,7 @@ def test_what_a_killed_session_had_begun_to_keep_is_not_kept(cache: CompileCache
 def test_nothing_is_left_of_what_a_trial_before_compiled(cache: CompileCache):
     put(cache, "trainer", "of an edit")
 
-    cache.fill()
+    cache.fill("trainer")
 
     assert list(cache.own("trainer").iterdir()) == []
 

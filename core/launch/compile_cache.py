@@ -38,18 +38,17 @@ class CompileCache:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def fill(self) -> None:
-        """Give each process of the trial that has the device its copy.
+    def fill(self, process: str) -> None:
+        """Give *process* of the trial that has the device its copy.
 
-        None of them has run anything that was edited so far.
+        It has not run anything that was edited so far.
         """
-        self.clear()
-        for own in self._owns():
-            kept = self.folder / "kept" / own.name
-            for source in _files(kept):
-                target = own / source.relative_to(kept)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _copy(source, target)
+        own, kept = self.own(process), self.folder / "kept" / process
+        _empty(own)
+        for source in _files(kept):
+            target = own / source.relative_to(kept)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy(source, target)
 
     def adopt(self) -> None:
         """Keep what a finished run of the base has compiled, if nothing is kept yet."""
@@ -69,11 +68,7 @@ class CompileCache:
     def clear(self) -> None:
         """Remove the copies.  Their folders stay: sandboxes know them by their inodes."""
         for own in self._owns():
-            for entry in list(os.scandir(own)):
-                if entry.is_dir(follow_symlinks=False):
-                    remove(entry)
-                else:
-                    os.unlink(entry)
+            _empty(own)
 
     def _owns(self) -> list[Path]:
         with contextlib.suppress(FileNotFoundError):
@@ -87,6 +82,14 @@ def environment(own: Path) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(own / "inductor"),
         "TRITON_CACHE_DIR": str(own / "triton"),
     }
+
+
+def _empty(own: Path) -> None:
+    for entry in list(os.scandir(own)):
+        if entry.is_dir(follow_symlinks=False):
+            remove(entry)
+        else:
+            os.unlink(entry)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -141,7 +141,6 @@ class LocalTrial:
         try:
             if self.gauge is not None:
                 self.gauge.begin()
-            self.compile_cache.fill()
             kept_mib = self.start_up()
             clock, train_seconds, said = self.train()
             overtime_seconds = self.save()
@@ -263,7 +262,12 @@ class LocalTrial:
             MiB of GPU memory that the rehearsal left allocated, as the trainer says.
         """
         deadline = time.monotonic() + self.trial.profile.startup_seconds
-        for child in self.watch.children.values():
+        for (
+            name,
+            child,
+        ) in self.watch.children.items():  # first the trainer: it has most to do
+            if name != "judge":
+                self.compile_cache.fill(own_name(name))
             child.send({})
         # The trainer's is last: it waits in its first hand-out, and the clock starts.
         for name in (*SERVERS, "judge", "trainer"):
@@ -407,7 +411,7 @@ class LocalTrial:
         self, name: str, role: str, settings: dict[str, Any], inherited: Sequence[int]
     ) -> None:
         """Start one of the processes; it is ended with the trial."""
-        device, own = self.trial.device, self.folder / name.replace(" ", "")
+        device, own = self.trial.device, self.folder / own_name(name)
         own.mkdir()
         is_ours = role == "judge"
         compiled = own if is_ours else self.compile_cache.own(own.name)
@@ -450,6 +454,11 @@ class LocalTrial:
             file_mib=profile.file_mib,
             host_mib=profile.host_mib,
         )
+
+
+def own_name(name: str) -> str:
+    """Return what the own folder of a process is called."""
+    return name.replace(" ", "")
 
 
 @contextlib.contextmanager
