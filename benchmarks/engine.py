@@ -129,6 +129,11 @@ def reference(
         if done.returncode:
             raise SystemExit(f"the reference failed:\n{done.stdout}\n{done.stderr}")
         said = done.stdout
+    return told(said)
+
+
+def told(said: str) -> Measured:
+    """Return what the reference prints of its run: a line for each step, and a summary."""
     timed = [int(ms) for step, ms in STEP.findall(said) if int(step) >= WARM_STEPS]
     bpb = BPB.search(said)
     return Measured(
