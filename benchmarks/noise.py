@@ -26,18 +26,34 @@ from typing import Any
 import duckdb
 
 from core.pipeline import DATABASE
+from core.profile import PROFILES
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE, PLACEBO = "base", "placebo"
-RUNS = """
+# Of the context of the latest run, with whatever budget: a folder that was kept may hold
+# runs of an earlier version.
+LATEST = """
+select c.* exclude (context, budget_seconds)
+from runs r join (select distinct on (context) * from contexts) c using (context)
+order by r.started_at desc limit 1
+"""
+RUNS = f"""
 select coalesce(e.name, 'base') as mutant, c.budget_seconds, r.seed, r.device,
     round(r.val_bpb, 6) as val_bpb, r.steps,
     round(r.train_tokens / r.train_seconds) as tokens_per_second,
     round(r.start_seconds, 2) as start_seconds
-from runs r join contexts c using (context) left join experiments e using (experiment)
-where r.status = 'finished' order by r.started_at
+from runs r
+join (
+    select distinct on (context) *
+    from contexts join ({LATEST}) using (
+        profile, device, torch, attention, data, base, numerics, scored_tokens, shared,
+        confined
+    )
+) c using (context)
+left join (select distinct on (experiment) * from experiments) e using (experiment)
+where r.status = 'finished' and c.budget_seconds in (?, ?)
+order by r.started_at
 """
-CONTEXT = "from contexts order by budget_seconds limit 1"
 # The placebo computes what the base computes, in graphs that nobody has compiled: on a
 # GPU each of its runs is the base's again, from cold caches.
 SPEC = """
@@ -133,8 +149,8 @@ def session(folder: Path, asked: argparse.Namespace, *options: str) -> None:
         stdout=sys.stderr,
         check=False,
     )
-    if done.returncode:
-        raise SystemExit("the session failed: see above")
+    if done.returncode not in (0, 1):  # 1: a mutant crashed, and the others say enough
+        raise SystemExit("the session failed: see above; with --keep it goes on")
 
 
 def _absolute(data: str) -> str:
@@ -142,13 +158,25 @@ def _absolute(data: str) -> str:
     return str(Path(data).absolute()) if Path(data).exists() else data
 
 
-def read(folder: Path) -> tuple[dict[str, Any], list[Run]]:
-    """Return the context of the shorter budget, and all runs that finished."""
+def read(
+    folder: Path, budget_seconds: float | None, longer: float
+) -> tuple[dict[str, Any], list[Run]]:
+    """Return the context of the shorter budget, and all runs that finished in it.
+
+    Args:
+        folder: Of the project.
+        budget_seconds: The shorter one; None for the profile's own.
+        longer: How many times as long the longer one is.
+    """
     with duckdb.connect(folder / DATABASE, read_only=True) as db:
-        context = db.sql(CONTEXT).arrow().read_all().to_pylist()[0]
-        runs = db.sql(RUNS).arrow().read_all().to_pylist()
-    del context["context"]  # the digest of the rest
+        [latest] = db.sql(LATEST).arrow().read_all().to_pylist()
+        short = budget_seconds or PROFILES[latest["profile"]].budget_seconds
+        found = db.sql(RUNS, params=[short, longer * short])
+        runs = found.arrow().read_all().to_pylist()
+    if not any(run["budget_seconds"] == short for run in runs):
+        raise SystemExit(f"no run of {short:g} s has finished: see {folder / DATABASE}")
     devices = sorted({run["device"] for run in runs})
+    context = {"profile": latest.pop("profile"), "budget_seconds": short, **latest}
     return context, [{**run, "device": devices.index(run["device"])} for run in runs]
 
 
@@ -339,12 +367,12 @@ def main() -> None:
         budget = [f"--budget={asked.budget:g}"] if asked.budget else []
         chosen = ["-k", " or ".join(asked.only)] if asked.only else []
         session(folder, asked, f"--seeds={asked.seeds}", *budget, *chosen)
-        context, runs = read(folder)
+        context, runs = read(folder, asked.budget, asked.longer)
         if asked.longer > 1:
             longer = asked.longer * context["budget_seconds"]
             seeds = f"--seeds={max(2, asked.seeds // 2)}"
             session(folder, asked, seeds, f"--budget={longer:g}", "-k", PLACEBO)
-            context, runs = read(folder)
+            context, runs = read(folder, asked.budget, asked.longer)
     found = summary(context, runs)
     show(context, runs, found)
     if asked.write:
