@@ -3,8 +3,9 @@
     python benchmarks/noise.py [--data DIR] [--budget S] [--seeds 8] [--gpus N]
         [--longer 1.25] [--only NAME...] [--keep FOLDER] [--write FILE]
 
-Two sessions in a project of its own: base and mutants with the same seeds, then base and
-placebo with a longer budget.  A session that was interrupted goes on with the same --keep.
+A session for each seed, in a project of its own, so that what is compared ran side by
+side: base and mutants, then base and placebo with a longer budget.  What was interrupted
+goes on with the same --keep.
 Prints what docs/noise.md shows; --write makes a file for core/noise/measured/, which the
 verdicts read.
 """
@@ -25,16 +26,17 @@ from typing import Any
 
 import duckdb
 
+from core.context import NUMERIC_FILES, files_digest
 from core.pipeline import DATABASE
 from core.profile import PROFILES
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE, PLACEBO = "base", "placebo"
-# Of the context of the latest run, with whatever budget: a folder that was kept may hold
-# runs of an earlier version.
-LATEST = """
+# The context of the latest run of this version, with whatever budget.
+LATEST = f"""
 select c.* exclude (context, budget_seconds)
 from runs r join (select distinct on (context) * from contexts) c using (context)
+where c.numerics = '{files_digest(NUMERIC_FILES)}'
 order by r.started_at desc limit 1
 """
 RUNS = f"""
@@ -130,7 +132,7 @@ Run = dict[str, Any]  # a row of RUNS
 
 
 def session(folder: Path, asked: argparse.Namespace, *options: str) -> None:
-    """Run a session, which goes on where one in the same folder stopped."""
+    """Run a session; what an earlier one in the same folder measured is there."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "specs", "-p", "no:cacheprovider"),
@@ -158,6 +160,11 @@ def _absolute(data: str) -> str:
     return str(Path(data).absolute()) if Path(data).exists() else data
 
 
+def lengthened(seconds: float, times: float) -> float:
+    """Return a longer budget, in no more digits than an option has."""
+    return float(f"{times * seconds:g}")
+
+
 def read(
     folder: Path, budget_seconds: float | None, longer: float
 ) -> tuple[dict[str, Any], list[Run]]:
@@ -171,10 +178,10 @@ def read(
     with duckdb.connect(folder / DATABASE, read_only=True) as db:
         [latest] = db.sql(LATEST).arrow().read_all().to_pylist()
         short = budget_seconds or PROFILES[latest["profile"]].budget_seconds
-        found = db.sql(RUNS, params=[short, longer * short])
+        found = db.sql(RUNS, params=[short, lengthened(short, longer)])
         runs = found.arrow().read_all().to_pylist()
-    if not any(run["budget_seconds"] == short for run in runs):
-        raise SystemExit(f"no run of {short:g} s has finished: see {folder / DATABASE}")
+    if not any(r["mutant"] == BASE and r["budget_seconds"] == short for r in runs):
+        raise SystemExit(f"the base has no run of {short:g} s: see {folder / DATABASE}")
     devices = sorted({run["device"] for run in runs})
     context = {"profile": latest.pop("profile"), "budget_seconds": short, **latest}
     return context, [{**run, "device": devices.index(run["device"])} for run in runs]
@@ -239,22 +246,23 @@ def _grouped(runs: list[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]
 
 def _of_steps(runs: list[Run], budget_seconds: float) -> dict[str, float] | None:
     """Return the effect of 1 % more steps: the same mutant, seed and device, for longer."""
-    effects = []
-    for same in _grouped(
+    effects = defaultdict(list)  # by seed: base and placebo repeat each other
+    for (_, seed, _), same in _grouped(
         [run for run in runs if run["mutant"] in (BASE, PLACEBO)],
         lambda run: (run["mutant"], run["seed"], run["device"]),
-    ).values():
+    ).items():
         short = next((r for r in same if r["budget_seconds"] == budget_seconds), None)
         for run in same:
             if short is not None and run["budget_seconds"] > budget_seconds:
                 more = math.log(run["steps"] / short["steps"]) / math.log(1.01)
-                effects.append((run["val_bpb"] - short["val_bpb"]) / more)
+                effects[seed].append((run["val_bpb"] - short["val_bpb"]) / more)
     if len(effects) < 2:
         return None
+    means = [statistics.mean(of_seed) for of_seed in effects.values()]
     return {
-        "bpb_per_percent": statistics.mean(effects),
-        "standard_error": statistics.stdev(effects) / math.sqrt(len(effects)),
-        "pairs": len(effects),
+        "bpb_per_percent": statistics.mean(means),
+        "standard_error": statistics.stdev(means) / math.sqrt(len(means)),
+        "seeds": len(means),
     }
 
 
@@ -359,6 +367,10 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="where the project is, or shall be")
     parser.add_argument("--write", type=Path, help="the measurement, as JSON")
     asked = parser.parse_args()
+    if asked.seeds < 2:
+        parser.error(
+            f"--seeds {asked.seeds}: expected 2 or more, since one has no spread"
+        )
     with tempfile.TemporaryDirectory(prefix="deltaspec-") as temporary:
         folder = (asked.keep or Path(temporary)).absolute()
         (folder / "specs").mkdir(parents=True, exist_ok=True)
@@ -366,14 +378,18 @@ def main() -> None:
         (folder / "conftest.py").write_text('pytest_plugins = ("core.plugin",)\n')
         budget = [f"--budget={asked.budget:g}"] if asked.budget else []
         chosen = ["-k", " or ".join(asked.only)] if asked.only else []
-        session(folder, asked, f"--seeds={asked.seeds}", *budget, *chosen)
+        for seeds in range(1, asked.seeds + 1):
+            session(folder, asked, f"--seeds={seeds}", *budget, *chosen)
         context, runs = read(folder, asked.budget, asked.longer)
         if asked.longer > 1:
-            longer = asked.longer * context["budget_seconds"]
-            seeds = f"--seeds={max(2, asked.seeds // 2)}"
-            session(folder, asked, seeds, f"--budget={longer:g}", "-k", PLACEBO)
+            longer = lengthened(context["budget_seconds"], asked.longer)
+            seeds = max(2, asked.seeds // 2)
+            options = (f"--seeds={seeds}", f"--budget={longer:g}", "-k", PLACEBO)
+            session(folder, asked, *options)
             context, runs = read(folder, asked.budget, asked.longer)
     found = summary(context, runs)
+    if found["seed"] is None:
+        raise SystemExit("the base ran with one seed a device: expected two or more")
     show(context, runs, found)
     if asked.write:
         measured = {"source": "benchmarks/noise.py", "context": context, **found}

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import math
 import os
@@ -6,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -15,11 +15,10 @@ from core.noise import BORROWED_DF, MEASURED, believed, measurements
 from core.profile import PROFILES
 from tests.conftest import ROOT
 
-spec = importlib.util.spec_from_file_location("noise", ROOT / "benchmarks/noise.py")
-assert spec is not None
-assert spec.loader is not None
-noise = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(noise)
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import noise
+
+sys.path.pop(0)
 
 CONTEXT = Context(
     profile="gpu",
@@ -37,8 +36,18 @@ CONTEXT = Context(
 
 
 def measured(folder: Path, name: str, *, sd: float, df: float = 7, **context) -> None:
+    context = {"device": "a GPU", **context}
     written = {"source": name, "context": context, "seed": {"sd": sd, "df": df}}
     (folder / f"{name}.json").write_text(json.dumps(written))
+
+
+def flat(found: Any, name: str = "") -> dict[str, Any]:
+    """Return all values by their paths; sums differ in the last bit between Pythons."""
+    if isinstance(found, dict | list):
+        items = found.items() if isinstance(found, dict) else enumerate(found)
+        parts = [flat(value, f"{name}.{key}") for key, value in items]
+        return {key: value for part in parts for key, value in part.items()}
+    return {name: f"{found:.9g}" if isinstance(found, float) else found}
 
 
 def test_there_is_a_measurement_of_every_profile():
@@ -55,24 +64,40 @@ def test_a_measurement_says_what_its_runs_say(path: Path):
         said = {
             k: v for k, v in written.items() if k not in ("source", "context", "runs")
         }
-        assert noise.summary(written["context"], written["runs"]) == said
+        found = noise.summary(written["context"], written["runs"])
+        assert flat(found) == flat(said)
 
 
-def test_the_measurement_of_the_nearest_budget_is_believed(tmp_path: Path):
-    measured(tmp_path, "a", sd=0.02, profile="gpu", budget_seconds=60.0)
-    measured(tmp_path, "b", sd=0.002, profile="gpu", budget_seconds=300.0)
+def test_noise_is_a_power_of_the_budget_between_two_that_were_measured(tmp_path: Path):
+    measured(tmp_path, "a", sd=0.02, profile="gpu", budget_seconds=50.0)
+    measured(tmp_path, "b", sd=0.002, profile="gpu", budget_seconds=200.0)
     measured(tmp_path, "c", sd=0.2, profile="cpu", budget_seconds=100.0)
 
-    for budget, sd in ((20.0, 0.02), (100.0, 0.02), (200.0, 0.002), (900.0, 0.002)):
-        context = attrs.evolve(CONTEXT, budget_seconds=budget)
-        assert believed(context, tmp_path).noise.sd == sd
+    found = {
+        budget: believed(attrs.evolve(CONTEXT, budget_seconds=budget), tmp_path)
+        for budget in (20.0, 50.0, 100.0, 200.0, 900.0)
+    }
+
+    assert {budget: belief.noise.sd for budget, belief in found.items()} == (
+        pytest.approx({
+            20.0: 0.02,
+            50.0: 0.02,
+            100.0: 0.04**0.5 / 10**1.5,
+            200.0: 0.002,
+            900.0: 0.002,
+        })
+    )
+    assert found[20.0].conditions == found[50.0].conditions == "50 s on a GPU"
+    assert found[100.0].conditions == "50 s on a GPU, 200 s on a GPU"
 
 
 def test_of_two_measurements_of_one_budget_the_larger_noise_is_believed(tmp_path: Path):
     measured(tmp_path, "a", sd=0.003, profile="gpu", budget_seconds=300.0)
     measured(tmp_path, "b", sd=0.002, profile="gpu", budget_seconds=300.0)
 
-    assert believed(CONTEXT, tmp_path).measurement.source == "a"
+    [used] = believed(CONTEXT, tmp_path).measurements
+
+    assert used.source == "a"
 
 
 @pytest.mark.parametrize(("df", "worth"), [(7, BORROWED_DF), (1, 1)])
@@ -127,7 +152,7 @@ def test_a_summary_takes_seed_repetition_device_and_steps_apart():
     assert found["steps"] == pytest.approx({
         "bpb_per_percent": -0.25,
         "standard_error": 0.05,
-        "pairs": 2,
+        "seeds": 2,
     })
     placebo, lr, alone = found["mutants"]
     assert alone == {"name": "x", "pairs": 0}

@@ -440,14 +440,81 @@ def test_a_device_has_its_next_trial_before_the_last_one_is_written_down():
     assert last[1] is False
 
 
-def test_what_had_ended_when_the_session_stops_is_written_down():
-    scheduler, lab = on_paper("a", [an_experiment("x"), an_experiment("y")])
+def stopped_with_two_ended(end=lambda trial: finished()):
+    """Stop a session on two devices, whose trials have ended and were not heard of."""
+    alarms: list[str] = []
+    hand = Hand()
+    scheduler, lab = on_paper(
+        "ab", [an_experiment("x")], end, hand=hand, alarm=alarms.append
+    )
+    hand.look = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.next_decided()
+    for trial in lab.trials:
+        trial.state = "trains"
+    for run, slot, turn in hand.under_way.values():
+        run(slot, turn)
+    hand.under_way.clear()
+    return scheduler, lab, alarms
 
-    scheduler.next_decided()
+
+def test_what_had_ended_when_the_session_stops_is_written_down():
+    scheduler, lab, alarms = stopped_with_two_ended()
+
     scheduler.stop()
 
-    ended = [trial.run_id for trial in lab.trials if trial.state == "ended"]
-    assert lab.kept == ended
+    assert lab.kept == ["000", "001"]
+    assert alarms == []
+
+
+def test_a_mistake_of_ours_with_one_trial_costs_no_other_one():
+    def end(trial: Paper) -> Result:
+        if trial.device.id == "b":
+            raise RuntimeError("our own mistake")
+        return finished()
+
+    scheduler, lab, _ = stopped_with_two_ended(end)
+
+    with pytest.raises(RuntimeError, match="our own mistake"):
+        scheduler.stop()
+
+    assert lab.kept == ["000"]
+
+
+def test_ctrl_c_while_a_trial_is_written_down_loses_nothing():
+    scheduler, lab = on_paper("a", [an_experiment("x")])
+    keep = lab.keep
+
+    def interrupted(unkept):
+        lab.keep = keep  # type: ignore[method-assign]
+        raise KeyboardInterrupt
+
+    lab.keep = interrupted  # type: ignore[method-assign]
+
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.next_decided()
+    scheduler.stop()
+
+    assert lab.kept == ["000"]
+
+
+def test_what_cannot_be_kept_at_the_end_is_said_and_the_rest_is_kept():
+    scheduler, lab, alarms = stopped_with_two_ended()
+    keep = lab.keep
+
+    def full(unkept):
+        if unkept.run == "000":
+            raise OSError(28, "No space left on device")
+        keep(unkept)
+
+    lab.keep = full  # type: ignore[method-assign]
+
+    scheduler.stop()
+
+    assert lab.kept == ["001"]
+    assert alarms == [
+        "000 has finished and could not be kept: [Errno 28] No space left on device"
+    ]
 
 
 def test_a_trial_that_compiled_on_the_clock_is_named_at_once():

@@ -44,10 +44,15 @@ class Measurement:
 
 @attrs.frozen(kw_only=True)
 class Belief:
-    """The prior of a context, and the measurement that it rests on."""
+    """The prior of a context, and the measurements that it rests on."""
 
     noise: Noise
-    measurement: Measurement
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def conditions(self) -> str:
+        """Where they were measured, in a few words."""
+        return ", ".join(measurement.conditions for measurement in self.measurements)
 
 
 def measurements(folder: Path = MEASURED) -> list[Measurement]:
@@ -55,13 +60,12 @@ def measurements(folder: Path = MEASURED) -> list[Measurement]:
     found = []
     for path in sorted(folder.glob("*.json")):
         read = json.loads(path.read_text())
-        seed = read["seed"]
         found.append(
             Measurement(
                 source=read["source"],
                 context=read["context"],
-                sd=seed["sd"],
-                df=seed["df"],
+                sd=read["seed"]["sd"],
+                df=read["seed"]["df"],
             )
         )
     return found
@@ -70,19 +74,25 @@ def measurements(folder: Path = MEASURED) -> list[Measurement]:
 def believed(context: Context, folder: Path = MEASURED) -> Belief:
     """Return what to believe of the noise in *context* before its first run.
 
-    Of the measurements of its profile that of the nearest budget: noise shrinks as
-    training goes on, more than it differs between machines.  Of several the largest.
+    Noise shrinks as training goes on: between two budgets it is interpolated, as a power
+    of the budget.  Of several measurements with one budget the largest counts.
     """
-    near = [
+    asked = attrs.asdict(context)
+    ours = [
         one for one in measurements(folder) if one.context["profile"] == context.profile
     ]
-    assert near, f"a measurement for the profile {context.profile} is shipped"
-    asked = attrs.asdict(context)
-    same = [one for one in near if one.context == asked]
-    nearest = max(same or near, key=lambda one: (-_distance(one, context), one.sd))
-    df = nearest.df if same else min(nearest.df, BORROWED_DF)
-    return Belief(noise=Noise(sd=nearest.sd, df=df), measurement=nearest)
-
-
-def _distance(one: Measurement, context: Context) -> float:
-    return abs(math.log(one.context["budget_seconds"] / context.budget_seconds))
+    assert ours, f"a measurement for the profile {context.profile} is shipped"
+    for one in ours:
+        if one.context == asked:
+            return Belief(noise=Noise(sd=one.sd, df=one.df), measurements=(one,))
+    by_budget: dict[float, Measurement] = {}
+    for one in sorted(ours, key=lambda one: one.sd):
+        by_budget[one.context["budget_seconds"]] = one
+    at = min(max(context.budget_seconds, min(by_budget)), max(by_budget))
+    low = max(budget for budget in by_budget if budget <= at)
+    high = min(budget for budget in by_budget if budget >= at)
+    near = tuple(by_budget[budget] for budget in dict.fromkeys((low, high)))
+    share = math.log(at / low) / math.log(high / low) if low < high else 0.0
+    sd = near[0].sd ** (1 - share) * near[-1].sd ** share
+    df = min(BORROWED_DF, *(one.df for one in near))
+    return Belief(noise=Noise(sd=sd, df=df), measurements=near)

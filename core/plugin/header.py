@@ -63,9 +63,8 @@ def write_header(
         f"{lab.base.digest[:12]} (run {runs} times)"
     )
     write(f"noise   seed sd {noise.sd:.4f} bpb with {noise.df:.0f} degrees of freedom")
-    if noise == lab.known.prior:  # no run has said anything yet
-        measured = believed(lab.context).measurement
-        write(f"        a prior: {measured.conditions} (docs/noise.md)")
+    if noise.df == lab.known.prior.df:  # no run has said anything yet
+        write(f"        a prior: {believed(lab.context).conditions} (docs/noise.md)")
     write(f"sandbox {sandbox}", red=not request.confined)
     expected = by_heart(_epochs(lab), lab.training_tokens, is_estimate=True)
     for note in (*notes, *(expected if trials else ())):

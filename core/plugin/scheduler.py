@@ -203,12 +203,13 @@ class Scheduler:
                     experiment.end = step
 
     def _keep(self) -> None:
-        """Write down the trials that have ended."""
+        """Write down the trials that have ended; one that cannot be is tried once more."""
         while self._unkept:
             try:
-                self.lab.keep(self._unkept.popleft())
+                self.lab.keep(self._unkept[0])
             except OSError as error:
                 raise _unwritten(error) from error
+            self._unkept.popleft()
 
     def stop(self) -> None:
         """End every trial that is under way, and wait until nothing of it is left."""
@@ -223,16 +224,26 @@ class Scheduler:
                 after.callback(self._abandon, slot)
 
     def _take_rest(self) -> None:
-        """Keep what has finished meanwhile."""
-        try:
-            while not self._events.empty():
-                event = self._events.get()
-                if isinstance(event, Ended):
-                    self._take(event)
-            self._keep()
-        finally:
+        """Keep what has finished meanwhile, each for itself."""
+        with contextlib.ExitStack() as after:  # whatever of it fails
             for fd in self._stop:
-                os.close(fd)
+                after.callback(os.close, fd)
+            after.callback(self._keep_rest)
+            events = []
+            while not self._events.empty():
+                events.append(self._events.get())
+            for event in reversed(events):  # the stack turns them round
+                if isinstance(event, Ended):
+                    after.callback(self._take, event)
+
+    def _keep_rest(self) -> None:
+        """Write down what can be; the session has ended, so the rest is only said."""
+        while self._unkept:
+            unkept = self._unkept.popleft()
+            try:
+                self.lab.keep(unkept)
+            except OSError as error:
+                self.alarm(f"{unkept.run} has finished and could not be kept: {error}")
 
     def _decided(self, experiment: Undecided, end: Verdict | Lost) -> Decided:
         if isinstance(end, Verdict):

@@ -81,11 +81,15 @@ class Journal:
     ) -> None:
         """Make the trial *run* part of the journal, whole or not at all.
 
+        One that is part of it already stays as it is.
+
         Args:
             run: The trial.
             record: What becomes rows, by table.
             curve: One mapping for each step, as CURVE_SCHEMA has it.
         """
+        if (self.folder / run).exists():  # and the session was stopped just then
+            return
         folder = self.partial / run
         _clear(folder)
         steps = pa.Table.from_pylist(curve, CURVE_SCHEMA)

@@ -174,7 +174,8 @@ def run_trainer(
 def leave() -> NoReturn:
     """End this process: to take an interpreter with torch apart lasts longer.
 
-    Of what it would do at its exit nothing is wanted but the end of compile workers.
+    Of what it would do at its exit nothing is wanted but the end of compile workers; what
+    an edit has registered for it does not happen.
     """
     if compiler := sys.modules.get(WORKERS):
         compiler.shutdown_compile_workers()
