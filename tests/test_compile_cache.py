@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import psutil
@@ -215,6 +216,21 @@ def compile_and_leave() -> None:
     from core.training.entry import leave
 
     leave()
+
+
+def modules_of_a_prepared_compiler() -> list[str]:
+    entry = sys.modules["core.training.entry"]  # the zygote has imported it
+    entry.prepare_compiler()
+    return [
+        name for name in ("torch._inductor.compile_fx", "triton") if name in sys.modules
+    ]
+
+
+def test_what_the_compiler_can_do_ahead_needs_no_gpu(zygote: Zygote, tmp_path: Path):
+    said = Inside(zygote, tmp_path)(None, modules_of_a_prepared_compiler)
+
+    assert said.raised is None, said.text
+    assert "torch._inductor.compile_fx" in said.returned
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from core.launch import Crash, Result, Status, Trial
 from core.launch.compile_cache import CompileCache
 from core.launch.gauge import SLACK_MIB, Gauge
 from core.launch.local import LOG, MODULE, WEIGHTS, LocalTrial
-from core.launch.watch import SERVERS, Progress, Stopped
+from core.launch.watch import SERVERS, Progress, Stopped, Watch
 from core.process.child import Zygote
 from core.profile import CPU, GPU, Profile
 from core.sandbox import landlock_abi, level
@@ -32,6 +33,8 @@ from core.scratch import remove
 from core.training.data import Prepared, open_rows, open_source, prepare
 from core.training.tokenizer import Tokenizer
 from tests.conftest import ROOT
+from tests.inside import Inside
+from tests.test_process import sleep
 
 VOCAB_SIZE, SEQUENCE_LEN = 300, 16
 
@@ -702,6 +705,30 @@ def test_sigkill_to_the_session_leaves_no_process_behind(
     # The zygote, four wardens, four children, one daemon.
     assert len(children) >= 10
     assert alive == []
+
+
+def test_the_processes_of_a_trial_end_side_by_side(zygote: Zygote, tmp_path: Path):
+    inside = Inside(zygote, tmp_path)
+    children = {name: inside.start(None, sleep) for name in ("first", "second")}
+    watch = Watch(profile=CPU, stop_fd=-1, folders=[], show=lambda progress: None)
+    watch.children.update(children)
+    # The first cannot be ended before the second one has been.
+    warden = psutil.Process(psutil.Process(children["first"].pid()).ppid())
+    second = os.pidfd_open(children["second"].pid())
+    warden.suspend()
+
+    def go_on() -> None:
+        select.select([second], [], [])
+        warden.resume()
+
+    waiting = threading.Thread(target=go_on)
+    waiting.start()
+
+    watch.end()
+
+    waiting.join()
+    os.close(second)
+    assert [child.closed for child in children.values()] == [True, True]
 
 
 @pytest.mark.slow

@@ -382,6 +382,16 @@ def test_a_run_folder_holds_what_was_run_and_what_came_of_it(journal):
     assert journal.curve("r1").to_pylist() == CURVE
 
 
+def test_a_trial_that_is_kept_twice_stays_as_it_was(journal):
+    journal.begin("r1")
+    journal.keep_run("r1", a_run("r1"), CURVE)
+
+    journal.keep_run("r1", a_run("r1"), [])
+
+    assert journal.curve("r1").to_pylist() == CURVE
+    assert list(journal.runs()) == ["r1"]
+
+
 @pytest.mark.parametrize("name", ["result.json", "curve.parquet", "train.diff"])
 def test_a_trial_cannot_make_us_write_through_a_link_that_it_left(
     journal, tmp_path, name
