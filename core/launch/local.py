@@ -262,10 +262,8 @@ class LocalTrial:
             MiB of GPU memory that the rehearsal left allocated, as the trainer says.
         """
         deadline = time.monotonic() + self.trial.profile.startup_seconds
-        for (
-            name,
-            child,
-        ) in self.watch.children.items():  # first the trainer: it has most to do
+        # First the trainer, which has most to do.
+        for name, child in self.watch.children.items():
             if name != "judge":
                 self.compile_cache.fill(own_name(name))
             child.send({})

@@ -522,9 +522,8 @@ class Watch:
             Unkillable: One could not be ended; all others were.
         """
         peak_mib, left_behind, unkillable = None, 0, None
-        for (
-            child
-        ) in self.children.values():  # all at once: a GPU lets go of each slowly
+        # All at once: a GPU lets go of each slowly.
+        for child in self.children.values():
             child.dismiss()
         for child in self.children.values():
             try:
