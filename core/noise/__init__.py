@@ -75,14 +75,14 @@ def believed(context: Context, folder: Path = MEASURED) -> Belief:
     """Return what to believe of the noise in *context* before its first run.
 
     Noise shrinks as training goes on: between two budgets it is interpolated, as a power
-    of the budget.  Of several measurements with one budget the largest counts.
+    of the budget.  Of several measurements with one budget that of most seeds counts.
     """
     ours = [
         one for one in measurements(folder) if one.context["profile"] == context.profile
     ]
     assert ours, f"a measurement for the profile {context.profile} is shipped"
     by_budget: dict[float, Measurement] = {}
-    for one in sorted(ours, key=lambda one: one.sd):
+    for one in sorted(ours, key=lambda one: (one.df, one.sd)):
         by_budget[one.context["budget_seconds"]] = one
     at = min(max(context.budget_seconds, min(by_budget)), max(by_budget))
     low = max(budget for budget in by_budget if budget <= at)
