@@ -358,10 +358,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="as a session takes it: a folder, or climbmix:8")
     parser.add_argument("--budget", type=float, help="seconds a run")
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--gpus", type=int)
+    parser.add_argument("--seeds", type=int, default=8, help="of base and mutants; 8")
+    parser.add_argument("--gpus", type=int, help="how many; all")
     parser.add_argument(
-        "--longer", type=float, default=1.25, help="times the budget; 1: not at all"
+        "--longer",
+        type=float,
+        default=1.25,
+        help="times the budget; 1.25, and 1: not at all",
     )
     parser.add_argument("--only", nargs="+", default=[], help="names of mutants")
     parser.add_argument("--keep", type=Path, help="where the project is, or shall be")

@@ -48,7 +48,7 @@ ALLOWED = {
     "plugin": {
         *("context", "device", "errors", "evidence", "gates", "launch", "mutate"),
         *("noise", "pipeline", "plan", "process", "profile", "report", "sandbox"),
-        *("spec", "store"),
+        *("spec", "store", "verdict"),
     },
     "cli": {"errors", "gates", "mutate", "plugin", "profile", "training"},
 }

@@ -1,4 +1,7 @@
-from core.plugin.header import MOST_EPOCHS, by_heart
+import pytest
+
+from core.plugin.header import MOST_EPOCHS, by_heart, of_seeds
+from core.verdict import Noise
 
 
 def test_a_corpus_that_is_read_often_is_told_with_what_to_do_in_80_columns():
@@ -15,3 +18,10 @@ def test_a_corpus_that_is_read_often_is_told_with_what_to_do_in_80_columns():
 
 def test_nothing_is_said_of_text_that_is_hardly_read_again():
     assert by_heart(MOST_EPOCHS, 1_000_000) == []
+
+
+@pytest.mark.parametrize(("df", "said"), [(1, "1 degree"), (2, "2 degrees")])
+def test_the_noise_is_told_with_how_well_it_is_known(df: float, said: str):
+    assert of_seeds(Noise(sd=0.0127, df=df)) == (
+        f"seed sd 0.0127 bpb with {said} of freedom"
+    )

@@ -100,7 +100,7 @@ def test_of_two_measurements_of_one_budget_that_of_more_seeds_is_believed(
 
     [used] = believed(CONTEXT, tmp_path).measurements
 
-    assert used.source == "a"  # of as many the larger noise
+    assert used.sd == 0.002  # of as many the larger noise
 
 
 @pytest.mark.parametrize(("df", "worth"), [(7, MOST_DF), (1, 1)])

@@ -587,6 +587,7 @@ tiny = Experiment(
     result.assert_outcomes(skipped=1)
     text = "\n".join(result.outlines)
     assert re.search(r"2 seeds would show -0\.001 with a chance of \d+%", text)
+    assert "nothing to run: 1 skipped for want of power, as said below" in text
     assert "or predict something larger." in " ".join(text.split())
 
 

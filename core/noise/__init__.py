@@ -25,13 +25,11 @@ class Measurement:
     """How much val_bpb of the base moved with the seed alone.
 
     Attributes:
-        source: Who measured it.
         context: The columns of its context that are known, by name.
         sd: Over seeds, in bits per byte.
         df: Degrees of freedom behind it.
     """
 
-    source: str
     context: dict[str, Any]
     sd: float
     df: float
@@ -62,7 +60,6 @@ def measurements(folder: Path = MEASURED) -> list[Measurement]:
         read = json.loads(path.read_text())
         found.append(
             Measurement(
-                source=read["source"],
                 context=read["context"],
                 sd=read["seed"]["sd"],
                 df=read["seed"]["df"],

@@ -13,6 +13,7 @@ from core.pipeline import Lab
 from core.plan import CANDIDATES_A_BASE, Need
 from core.plugin.options import Request
 from core.plugin.scheduler import Undecided
+from core.verdict import Noise
 
 # Text that is read as often is worth about as much as new text:
 # https://arxiv.org/abs/2305.16264
@@ -25,6 +26,7 @@ def write_header(
     lab: Lab,
     planned: list[Undecided],
     *,
+    refused: int,
     sandbox: str,
     notes: Sequence[str],
     swept: int,
@@ -37,6 +39,7 @@ def write_header(
         request: What the session was asked to do.
         lab: What its trials share.
         planned: What is to run.
+        refused: How many could not show what they predict.
         sandbox: How edited code is confined.
         notes: What the reader should know of the gates.
         swept: Unfinished trials of a session that was killed.
@@ -62,7 +65,7 @@ def write_header(
         f"context {lab.context.digest}, data {lab.data.fingerprint}, base "
         f"{lab.base.digest[:12]} (run {runs} times)"
     )
-    write(f"noise   seed sd {noise.sd:.4f} bpb with {noise.df:.0f} degrees of freedom")
+    write(f"noise   {of_seeds(noise)}")
     if noise.df == lab.known.prior.df:  # no run has said anything yet
         write(f"        a prior: {believed(lab.context).conditions} (docs/noise.md)")
     write(f"sandbox {sandbox}", red=not request.confined)
@@ -74,11 +77,18 @@ def write_header(
             f"{swept} unfinished trial{'s' * (swept > 1)} of a session "
             "that was killed: swept, and run again where needed"
         )
-    write(
-        f"at most {trials} trials, about {_duration(seconds)}"
-        if trials
-        else "nothing to run: all is decided"
-    )
+    if trials:
+        write(f"at most {trials} trials, about {_duration(seconds)}")
+    elif refused:
+        write(f"nothing to run: {refused} skipped for want of power, as said below")
+    else:
+        write("nothing to run: all is decided")
+
+
+def of_seeds(noise: Noise) -> str:
+    """Return what to say of the noise of the seed."""
+    degrees = "1 degree" if noise.df == 1 else f"{noise.df:.0f} degrees"
+    return f"seed sd {noise.sd:.4f} bpb with {degrees} of freedom"
 
 
 def by_heart(epochs: float, tokens: int, *, is_estimate: bool = False) -> list[str]:

@@ -98,6 +98,7 @@ class Trials:
                     request,
                     self.lab,
                     planned,
+                    refused=len(self.refused),
                     sandbox=self.sandbox,
                     notes=self.notes,
                     swept=self.swept,
