@@ -27,6 +27,7 @@ NUMERIC_FILES = (
     "process",
     "profile.py",
     "training/backend.py",
+    "training/compiler.py",
     "training/entry.py",
     "training/kernels",
     "training/module.py",

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import psutil
 import pytest
 
 from core.launch import Status
-from core.launch.compile_cache import CompileCache
+from core.launch.compile_cache import CompileCache, environment
 from core.launch.local import LOG
 from core.process.child import Zygote
 from core.scratch import remove
 from tests import test_launch
+from tests.conftest import ROOT
 from tests.inside import Inside
 from tests.test_launch import Runner, module
 
@@ -219,8 +221,8 @@ def compile_and_leave() -> None:
 
 
 def modules_of_a_prepared_compiler() -> list[str]:
-    entry = sys.modules["core.training.entry"]  # the zygote has imported it
-    entry.prepare_compiler()
+    compiler = sys.modules["core.training.compiler"]  # the zygote has imported it
+    compiler.prepare_compiler()
     return [
         name for name in ("torch._inductor.compile_fx", "triton") if name in sys.modules
     ]
@@ -231,6 +233,49 @@ def test_what_the_compiler_can_do_ahead_needs_no_gpu(zygote: Zygote, tmp_path: P
 
     assert said.raised is None, said.text
     assert "torch._inductor.compile_fx" in said.returned
+
+
+# How many kernels Triton has compiled for a step through the MLP.
+COUNTS = """
+import torch, triton
+from core.training.compiler import configure_compiler, prepare_compiler
+from core.training.kernels import squared_relu_mlp
+
+configure_compiler()
+prepare_compiler()
+missed = []
+
+def hear(*, src, cache_hit, **others):
+    if not cache_hit:
+        missed.append(src.name)
+
+triton.knobs.compilation.listener = hear
+x, up, down = (
+    torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    for shape in ((512, 256), (1024, 256), (256, 1024))
+)
+torch.compile(squared_relu_mlp, dynamic=False)(x, up, down).sum().backward()
+torch.cuda.synchronize()
+print("compiled", len(missed))
+"""
+
+
+@pytest.mark.gpu
+def test_triton_finds_what_another_process_has_compiled(tmp_path: Path):
+    def compiled() -> int:
+        """Return how many kernels a fresh process compiles."""
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), **environment(tmp_path)}
+        ran = subprocess.run(
+            [sys.executable, "-c", COUNTS],
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return int(re.findall(r"compiled (\d+)", ran.stdout)[0])
+
+    assert compiled() > 0
+    assert compiled() == 0
 
 
 @pytest.mark.slow

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from core.training.backend import attention_backend, frontend_version
-from core.training.kernels import attention, squared_relu_mlp, windowed_attention
+from core.training.compiler import configure_compiler, prepare_compiler
+from core.training.kernels import (
+    attention,
+    elementwise,
+    squared_relu_mlp,
+    tanh,
+    windowed_attention,
+)
 
 B, T, H, D = 2, 512, 4, 128
 BFLOAT16_ERROR = 0.006  # of a norm; what the kernels of torch show is 0.0025
@@ -41,8 +48,11 @@ def quiet() -> Iterator[None]:
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return *function* as a trial compiles it."""
     with quiet():
         torch._dynamo.reset()
+        configure_compiler()
+        prepare_compiler()
         return torch.compile(function, dynamic=False)
 
 
@@ -89,6 +99,16 @@ def test_the_mlp_on_a_cpu_is_the_plain_expression():
         squared_relu_mlp(x, up, down),
         F.linear(F.relu(F.linear(x, up)).square(), down),
     )
+
+
+def test_the_tangent_on_a_cpu_is_that_of_torch():
+    x = torch.randn(64)
+
+    assert torch.equal(tanh(x), torch.tanh(x))
+
+
+def test_the_operator_of_the_tangent_is_what_torch_asks_of_operators():
+    torch.library.opcheck(elementwise._tanh, (torch.randn(8, requires_grad=True),))
 
 
 def test_a_cpu_attends_by_torch_whatever_is_installed(monkeypatch):
@@ -181,3 +201,17 @@ def test_tied_matrices_and_a_nan_pass_through_the_mlp_on_a_gpu():
 
     assert max(found) < BFLOAT16_ERROR
     assert squared_relu_mlp(x, up, up.T).isnan().any()
+
+
+@pytest.mark.gpu
+def test_the_tangent_on_a_gpu_is_as_close_to_that_of_torch_as_its_docstring_says():
+    x = 3 * torch.randn(2**20, device="cuda")
+    x.requires_grad_()
+
+    found = compiled(tanh)(x)
+    found.sum().backward()
+
+    exact = torch.tanh(x.detach().double())
+    error = (found.detach() / exact - 1).abs().max()
+    assert 1e-5 < error < 1.01 * 2**-11  # it is not that of torch
+    assert (x.grad - (1 - exact**2)).abs().max() < 1.01 * 2**-10

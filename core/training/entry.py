@@ -7,7 +7,6 @@ training data at all; then it has the batches that it is handed out.
 import contextlib
 import faulthandler
 import gc
-import importlib
 import os
 import random
 import signal
@@ -23,12 +22,9 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-# Imported with torch._dynamo, for which the first optimizer of each child would else
-# wait seconds: so it is there before they are forked.
-from torch._inductor import config as inductor
-
 from core.channel import Reader, write
 from core.memory import hand_out_rows, hand_out_view
+from core.training.compiler import configure_compiler, prepare_compiler
 from core.training.data.order import keyed
 from core.training.module import load_module
 from core.training.oom import (
@@ -41,8 +37,6 @@ from core.training.oom import (
 )
 from core.training.run import NonFiniteLoss, Rehearsal, Run, Training
 
-# What torch.compile imports at its first call, which takes seconds.
-COMPILER = "torch._inductor.compile_fx"
 WORKERS = "torch._inductor.async_compile"
 
 
@@ -83,29 +77,12 @@ def crash_of(error: BaseException) -> str:
 def settle(settings: dict[str, Any]) -> torch.device:
     """Set what holds for the process, and return the device; nothing is on it yet."""
     torch.set_num_threads(settings["threads"])
-    # It was imported with another environment.
-    inductor.compile_threads = inductor.decide_compile_threads()
-    inductor.use_fast_math = True  # the exponentials of the loss, within 2 ulp
+    configure_compiler()
     torch.set_float32_matmul_precision("high")
     device = torch.device(settings["device"])
     if device.type == "cuda":
         prepare_compiler()
     return device
-
-
-def prepare_compiler() -> None:
-    """Do what torch.compile does at its first call, as far as it needs no device.
-
-    It asks its caches by digests of all that torch and Triton consist of, and keeps them
-    for as long as the process lives.
-    """
-    importlib.import_module(COMPILER)
-    from torch._inductor.codecache import torch_key
-    from torch._inductor.runtime.triton_compat import HAS_TRITON, triton_key
-
-    torch_key()
-    if HAS_TRITON:
-        triton_key()
 
 
 def is_given(device: torch.device, commands: Reader) -> bool:
