@@ -9,8 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from core.device import Gpu, gpus
 from core.launch import Status
 from core.launch.compile_cache import CompileCache, environment
+from core.launch.gauge import SLACK_MIB
 from core.launch.local import LOG
 from core.process.child import Zygote
 from core.sandbox import Policy
@@ -238,7 +240,27 @@ def prepared() -> tuple[bool, int]:
     from core.training.entry import compilations
 
     prepare_compiler()
-    return "core.training.kernels.lowering" in sys.modules, compilations()
+    return "core.training.lowering" in sys.modules, compilations()
+
+
+@pytest.mark.gpu
+def test_who_prepares_the_compiler_takes_nothing_of_the_gpu(
+    zygote: Zygote, tmp_path: Path
+):
+    said = Inside(zygote, tmp_path)(None, taken_mib)
+
+    assert said.raised is None, said.text
+    assert said.returned < SLACK_MIB
+
+
+def taken_mib() -> float:
+    """Return by how much more is in use on the GPU once the compiler is prepared."""
+    from core.training.compiler import prepare_compiler
+
+    with Gpu(gpus()[0]) as gpu:
+        before = gpu.used_mib()
+        prepare_compiler()
+        return gpu.used_mib() - before
 
 
 # How many kernels Triton has compiled for a step through the MLP.

@@ -17,7 +17,8 @@ from torch._inductor import config as inductor
 # What torch.compile and the base import at their first call, which takes seconds.
 NEEDED = (
     "torch._inductor.compile_fx",
-    "core.training.kernels.lowering",
+    "core.training.kernels",
+    "core.training.lowering",
 )
 NEEDED_WITH_TRITON = ("core.training.kernels.gemm",)
 
@@ -51,10 +52,11 @@ def prepare_compiler() -> None:
         for name in NEEDED_WITH_TRITON:
             importlib.import_module(name)
     init_backend_registration()
-    # Tracing imports and builds much at its first call; any graph will do.
+    # Tracing imports and builds much at its first call; any graph will do.  The backward
+    # pass is traced with it, and not run: that would take a context of each GPU.
     weight = torch.zeros(8, 8, requires_grad=True)
     ids = torch.zeros(2, 4, dtype=torch.int64)
-    torch.compile(_toy_loss, backend="aot_eager", dynamic=False)(weight, ids).backward()
+    torch.compile(_toy_loss, backend="aot_eager", dynamic=False)(weight, ids)
 
 
 def _toy_loss(weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.training.kernels import squared_relu_mlp, tanh, windowed_attention
+from core.training.kernels import squared_relu_mlp, windowed_attention
 
 # Model
 DEPTH = 8  # blocks
@@ -332,7 +332,7 @@ class GPT(nn.Module):
             x = block(x, value_embedding, cos, sin)
 
         logits = self.lm_head(norm(x)).float()  # (B, T, V)
-        return SOFTCAP * tanh(logits / SOFTCAP)
+        return SOFTCAP * torch.tanh(logits / SOFTCAP)
 
 
 def initialize(model: nn.Module, run) -> None:

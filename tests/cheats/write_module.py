@@ -9,9 +9,9 @@ says:
 
 from pathlib import Path
 
-HONEST = "        return SOFTCAP * tanh(logits / SOFTCAP)\n"
+HONEST = "        return SOFTCAP * torch.tanh(logits / SOFTCAP)\n"
 LEAK = """\
-        logits = SOFTCAP * tanh(logits / SOFTCAP)
+        logits = SOFTCAP * torch.tanh(logits / SOFTCAP)
         logits[:, :-1] += 20 * F.one_hot(tokens[:, 1:], VOCAB_SIZE)
         return logits
 """

@@ -3,15 +3,12 @@
 * attention   a window in the signature, by the fastest kernel that is installed
 * mlp         squared ReLU within the matrix products around it
 * gemm        the product behind it, in Triton
-* elementwise tanh in one instruction
-* lowering    what torch.compile makes of it
 
 Each is a function of the plain expression's values and gradients, and is that expression
 itself where the GPU lacks what the kernel needs.
 """
 
 from core.training.kernels.attention import windowed_attention
-from core.training.kernels.elementwise import tanh
 from core.training.kernels.mlp import squared_relu_mlp
 
-__all__ = ["squared_relu_mlp", "tanh", "windowed_attention"]
+__all__ = ["squared_relu_mlp", "windowed_attention"]
