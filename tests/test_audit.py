@@ -83,7 +83,7 @@ def leaking(ids: Tensor, where: Tensor, reach: int = 1) -> Tensor:
     return logits + 2.0 * ahead * where[:, None]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.integers(1, 70))
 def test_the_score_is_that_of_numpy_in_float64_whatever_the_number_of_rows(rows: int):
     result, text = scored(honest, honest, rows=rows)
@@ -100,7 +100,7 @@ def test_the_score_is_that_of_numpy_in_float64_whatever_the_number_of_rows(rows:
     assert result.audit.worst_nats == 0.0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rows=st.integers(1, 300),
     batch=st.integers(1, 64),
@@ -124,7 +124,7 @@ def test_probes_are_of_the_others_rows_and_cost_a_quarter(rows, batch, length, s
             assert (scored_rows + len(probes)) % batch == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     changed=st.integers(1, T),
     suffix=st.booleans(),

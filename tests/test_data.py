@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core.errors import DataError
@@ -407,7 +407,6 @@ LINES = st.sampled_from(["a\n", "bb\n", "ccc\n", "dddd\n", "eeeee\n", "é"])
 FILES = st.lists(st.lists(LINES, max_size=12).map("".join), min_size=1, max_size=60)
 
 
-@settings(deadline=None)  # it writes many files
 @given(files=FILES)
 @example(files=[book(n) for n in range(60)])
 @example(files=[book(n % 30) for n in range(60)])
@@ -443,7 +442,6 @@ def test_no_document_and_no_text_of_a_file_is_in_both_splits(files):
     assert not {files[n] for n in inside} & {files[n] for n in outside}
 
 
-@settings(deadline=None)  # it writes many files
 @given(sizes=st.lists(st.integers(1, 400), min_size=1, max_size=80))
 @example(sizes=[10] * VALIDATION_ONE_IN)
 @example(sizes=[10] * (VALIDATION_ONE_IN - 1))

@@ -59,7 +59,7 @@ def shared(training: Path) -> Iterator[Shared]:
     os.close(opened.fd)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), sizes=SEVERAL)
 def test_rows_come_in_the_order_of_the_seed_whatever_the_sizes_of_the_batches(
     training: Path, seed: int, sizes: list[int]
@@ -75,7 +75,7 @@ def test_rows_come_in_the_order_of_the_seed_whatever_the_sizes_of_the_batches(
     assert np.array_equal(np.concatenate(batches), expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes=SEVERAL)
 def test_the_tokens_after_a_step_are_those_of_its_batches_and_of_no_more(
     training: Path, sizes: list[int]

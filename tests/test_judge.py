@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core import judge
@@ -44,7 +44,6 @@ def test_logits_of_any_size_are_normalised_and_none_overflows():
 
 
 @given(seed=st.integers(0, 2**20), at_once=st.integers(1, 2 * B * T))
-@settings(deadline=None)
 def test_how_many_logits_are_normalised_at_a_time_changes_nothing(seed, at_once):
     answer = some(seed)
     whole = judge.losses(*answer)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -73,7 +73,6 @@ def differences(
     return [difference(found, expected) for found, expected in pairs]
 
 
-@settings(deadline=None)
 @given(
     tokens=st.integers(1, 12),
     window=st.integers(0, 14),

@@ -964,7 +964,7 @@ NOISE = st.sampled_from(["", "\n", "# a comment\n", "\n\n# two\n\n", "  # late\n
 
 
 @given(statements=STATEMENTS, noise=st.lists(NOISE, min_size=6, max_size=6))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_comments_and_layout_never_change_the_digest(statements, noise):
     plain = "\n".join(statements)
     messy = '"""What it is for."""\n' + "".join(
@@ -979,7 +979,6 @@ def test_comments_and_layout_never_change_the_digest(statements, noise):
     old=st.integers() | st.floats(allow_nan=False) | st.text(),
     new=st.integers() | st.floats(allow_nan=False) | st.text(),
 )
-@settings(deadline=None)
 def test_another_value_of_a_constant_always_changes_the_digest(old, new):
     sources = [f"X = {value!r}".replace("inf", "1e999") for value in (old, new)]
     first, second = map(compare.read, sources)

@@ -926,7 +926,7 @@ STATUSES = st.sampled_from([
 BPB = st.floats(0.98, 1.02)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.data(),
     CLAIMS,
@@ -971,7 +971,7 @@ def test_whatever_happens_a_plan_ends_and_asks_for_nothing_twice(
         assert len(step.runs) == step.candidates + step.bases
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     CLAIMS,
     st.lists(st.tuples(BPB, BPB), max_size=6),
@@ -996,7 +996,7 @@ def test_the_order_in_which_trials_ended_does_not_matter(claim, values, chance):
     assert first == second
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32), st.integers(0, 12))
 def test_a_night_that_is_interrupted_comes_to_the_same_verdict(seed, trials):
     def run(need):

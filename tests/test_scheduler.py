@@ -677,7 +677,7 @@ def idles_although_it_pays(scheduler: Scheduler, slot: Slot) -> str:
     return ""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     drawn=st.integers(0, 2**32),
     devices=st.integers(1, 4),

@@ -522,7 +522,7 @@ def test_a_copied_run_folder_is_not_a_second_measurement(journal, database):
     assert asked(database, "select run from runs") == [("r1",)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_changed_byte_is_noticed_or_changes_nothing(tmp_path_factory, data):
     journal = Journal(tmp_path_factory.getbasetemp() / "flipped")
@@ -1051,7 +1051,7 @@ verdicts = st.builds(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(outcomes(), max_size=5), st.lists(verdicts, max_size=3))
 def test_the_history_that_is_read_is_the_one_that_was_recorded(
     tmp_path_factory, ended, decided

@@ -353,7 +353,7 @@ def each(sample, change):
     return [attrs.evolve(run, val_bpb=change(run)) for run in sample]
 
 
-thorough = settings(max_examples=100, deadline=None)
+thorough = settings(max_examples=100)
 
 
 def core_of(decision):

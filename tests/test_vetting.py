@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import libcst as cst
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.mutate import Job, Refusal, compare, forbidden, mutate, mutate_all, vetting
@@ -812,7 +812,6 @@ def test_a_name_that_libcst_does_not_show_is_refused(monkeypatch):
 
 
 @given(st.text(max_size=40))
-@settings(deadline=None)
 def test_whatever_text_there_is_it_is_vetted_or_unreadable(text):
     source = f"X = {text!r}\n{text}"
     with contextlib.suppress(compare.Unreadable, cst.ParserSyntaxError):
