@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._inductor.lowering import lowerings
 
+from core.training import lowering
 from core.training.backend import attention_backend, frontend_version
 from core.training.compiler import configure_compiler, prepare_compiler
 from core.training.kernels import (
@@ -96,6 +98,12 @@ def test_the_mlp_on_a_cpu_is_the_plain_expression():
         squared_relu_mlp(x, up, down),
         F.linear(F.relu(F.linear(x, up)).square(), down),
     )
+
+
+def test_torch_compile_asks_us_for_the_tangent():
+    lowered = lowerings[torch.ops.aten.tanh.default]
+
+    assert lowered.__module__ == lowering.__name__
 
 
 def test_a_cpu_attends_by_torch_whatever_is_installed(monkeypatch):

@@ -29,7 +29,7 @@ _in_one_instruction = make_pointwise(
 
 
 @register_lowering(
-    torch.ops.aten.tanh,
+    torch.ops.aten.tanh.default,
     type_promotion_kind=ELEMENTWISE_TYPE_PROMOTION_KIND.INT_TO_FLOAT,
 )
 def _tanh(x):
