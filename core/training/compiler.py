@@ -7,9 +7,6 @@ that were timed, to 0.1 % (docs/performance.md).
 
 import importlib
 
-import torch
-import torch.nn.functional as F
-
 # Imported with torch._dynamo, for which the first optimizer of each child would else
 # wait seconds: so it is there before they are forked.
 from torch._inductor import config as inductor
@@ -33,7 +30,10 @@ def configure_compiler() -> None:
 
 
 def prepare_compiler() -> None:
-    """Do what torch.compile does at its first call, as far as it needs no device."""
+    """Do what torch.compile does at its first call, as far as it needs no device.
+
+    Nothing is traced: for that, torch takes a context of the GPU that is another's still.
+    """
     for name in NEEDED:
         importlib.import_module(name)
     from torch._inductor.codecache import torch_key
@@ -52,14 +52,3 @@ def prepare_compiler() -> None:
         for name in NEEDED_WITH_TRITON:
             importlib.import_module(name)
     init_backend_registration()
-    # Tracing imports and builds much at its first call; any graph will do.  The backward
-    # pass is traced with it, and not run: that would take a context of each GPU.
-    weight = torch.zeros(8, 8, requires_grad=True)
-    ids = torch.zeros(2, 4, dtype=torch.int64)
-    torch.compile(_toy_loss, backend="aot_eager", dynamic=False)(weight, ids)
-
-
-def _toy_loss(weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Return a loss of tokens *ids* (B, T), by what most models are made of."""
-    x = F.rms_norm(F.embedding(ids, weight), (weight.size(1),))  # (B, T, C)
-    return F.cross_entropy(F.linear(x, weight).flatten(0, 1), ids.flatten())
