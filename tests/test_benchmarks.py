@@ -1,11 +1,14 @@
 """What the benchmarks do before and after a GPU is at work."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from codemods.constants import SetConstant
 from core.errors import DeltaspecError
+from core.profile import CPU
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -99,3 +102,49 @@ def test_the_reference_is_timed_without_the_steps_that_it_does_not_count():
 
     assert told.tokens_per_second == pytest.approx(2**19 / 0.2)
     assert (told.steps, told.val_bpb, told.p99_of_median) == (31, 1.3198, 1.0)
+
+
+@pytest.mark.slow
+def test_two_trees_take_turns_and_are_compared(tmp_path: Path):
+    small = tmp_path / "train.py"
+    small.write_text(
+        reference.adapted(
+            (ROOT / "core/training/train.py").read_text(),
+            *((SetConstant, dict(call.options)) for call in CPU.overrides),
+        )
+    )
+
+    done = subprocess.run(
+        [
+            *(sys.executable, ROOT / "benchmarks/step.py", f"--module={small}"),
+            *("--device=cpu", "--rounds=2", "--steps=4", f"--against={ROOT}"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    rows = {line[:36].strip(): line[36:].split() for line in done.stdout.splitlines()}
+    mine, others, _ = rows["nats at the last step"]
+    assert mine == others
+    assert float(rows["ms a step"][0]) > 0
+    assert "model and first step again" in rows
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--rounds=1", "--rounds 1: expected 2 or more, the first is cold"),
+        ("--steps=3", "--steps 3: expected 4 or more, of which the first 2 count"),
+    ],
+)
+def test_too_little_to_compare_is_refused(option: str, said: str):
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/step.py", option],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())
