@@ -25,8 +25,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 UNEVEN_STEPS = 2  # at the start of a run, that count for nothing
 PROFILED_STEPS = 3
+AHEAD = "settle_seconds", "ahead of the device"
 WARM = (
-    ("settle_seconds", "  what is done ahead of the device"),
     ("context_seconds", "  the device"),
     ("module_seconds", "  the module"),
     ("first_seconds", "  model and first step"),
@@ -55,6 +55,8 @@ def main() -> None:
     if asked.child:
         print(json.dumps(measured(asked)))
         return
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA GPU is seen here: name another device, --device cpu")
     trees = {"this": ROOT}
     if asked.against is not None:
         trees["other"] = asked.against.resolve()
@@ -84,7 +86,10 @@ def started(tree: Path, caches: Path) -> dict[str, Any]:
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"a step of {tree} failed: see above")
+        raise SystemExit(
+            f"no step of {tree} was measured, for the reason above: it takes a trainer "
+            "of deltaspec (settle, trained) and a module with train(run)"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -227,7 +232,7 @@ def show(rounds: dict[str, list[dict[str, Any]]], steps: int) -> None:
     _row("  slowest round", {name: max(ms) for name, ms in steps_ms.items()}, ".1f")
     _row(
         "tokens a second",
-        {name: 1e3 * one["tokens"] / ms for name, ms in medians.items()},
+        {name: 1e3 * rounds[name][0]["tokens"] / ms for name, ms in medians.items()},
         ",.0f",
     )
     for text, field, form in (
@@ -250,7 +255,7 @@ def show(rounds: dict[str, list[dict[str, Any]]], steps: int) -> None:
         },
         ".1f",
     )
-    for field, text in WARM:
+    for field, text in (*WARM, AHEAD):
         _row(
             text,
             {
@@ -268,7 +273,7 @@ def show(rounds: dict[str, list[dict[str, Any]]], steps: int) -> None:
 
 def _total(found: dict[str, Any]) -> float:
     """Return what lies between being given the device and a model that trains."""
-    return sum(found[field] for field, _ in WARM[1:])
+    return sum(found[field] for field, _ in WARM)
 
 
 def _row(text: str, values: dict[str, float], form: str) -> None:

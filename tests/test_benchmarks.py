@@ -1,5 +1,7 @@
 """What the benchmarks do before and after a GPU is at work."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,10 +116,15 @@ def test_two_trees_take_turns_and_are_compared(tmp_path: Path):
         )
     )
 
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "core", other / "core")
+    keys = other / "core/training/run.py"
+    keys.write_text(keys.read_text().replace("keyed(self._seed, name)", "0"))
+
     done = subprocess.run(
         [
             *(sys.executable, ROOT / "benchmarks/step.py", f"--module={small}"),
-            *("--device=cpu", "--rounds=2", "--steps=4", f"--against={ROOT}"),
+            *("--device=cpu", "--rounds=2", "--steps=4", f"--against={other}"),
         ],
         capture_output=True,
         text=True,
@@ -126,7 +133,7 @@ def test_two_trees_take_turns_and_are_compared(tmp_path: Path):
 
     rows = {line[:36].strip(): line[36:].split() for line in done.stdout.splitlines()}
     mine, others, _ = rows["nats at the last step"]
-    assert mine == others
+    assert mine != others  # which draws other initial values
     assert float(rows["ms a step"][0]) > 0
     assert "model and first step again" in rows
 
@@ -136,11 +143,16 @@ def test_two_trees_take_turns_and_are_compared(tmp_path: Path):
     [
         ("--rounds=1", "--rounds 1: expected 2 or more, the first is cold"),
         ("--steps=3", "--steps 3: expected 4 or more, of which the first 2 count"),
+        (
+            "--device=cuda",
+            "no CUDA GPU is seen here: name another device, --device cpu",
+        ),
     ],
 )
-def test_too_little_to_compare_is_refused(option: str, said: str):
+def test_what_cannot_be_compared_is_refused(option: str, said: str):
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks/step.py", option],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         check=False,

@@ -17,7 +17,6 @@ from core.launch.local import LOG
 from core.process.child import Zygote
 from core.sandbox import Policy
 from core.scratch import remove
-from core.training.compiler import NEEDED
 from tests import test_launch
 from tests.conftest import ROOT
 from tests.inside import Inside, Said
@@ -232,15 +231,18 @@ def test_what_the_compiler_can_do_ahead_it_can_do_in_the_sandbox_without_a_gpu(
         read=(str(ROOT / "tests"),), write=(str(inside.own()),), lists=(str(ROOT),)
     )
 
-    assert inside(policy, prepared) == Said(returned=list(NEEDED))
+    assert inside(policy, prepared) == Said(returned=["lowered_tanh", True])
 
 
-def prepared() -> list[str]:
-    """Return what is there of what torch.compile needs, once it is prepared."""
-    from core.training.compiler import NEEDED, prepare_compiler
+def prepared() -> tuple[str, bool]:
+    """Return what makes a kernel of tanh, and whether the base's own are imported."""
+    from torch._inductor.lowering import lowerings
+
+    from core.training.compiler import prepare_compiler
+    from core.training.lowering import TANH
 
     prepare_compiler()
-    return [name for name in NEEDED if name in sys.modules]
+    return lowerings[TANH].__name__, "core.training.kernels" in sys.modules
 
 
 @pytest.mark.gpu

@@ -20,7 +20,9 @@ def test_nothing_is_said_of_text_that_is_hardly_read_again():
     assert by_heart(MOST_EPOCHS, 1_000_000) == []
 
 
-@pytest.mark.parametrize(("df", "said"), [(1, "1 degree"), (2, "2 degrees")])
+@pytest.mark.parametrize(
+    ("df", "said"), [(1, "1 degree"), (1.2, "1 degree"), (2, "2 degrees")]
+)
 def test_the_noise_is_told_with_how_well_it_is_known(df: float, said: str):
     assert of_seeds(Noise(sd=0.0127, df=df)) == (
         f"seed sd 0.0127 bpb with {said} of freedom"

@@ -87,7 +87,8 @@ def write_header(
 
 def of_seeds(noise: Noise) -> str:
     """Return what to say of the noise of the seed."""
-    degrees = "1 degree" if noise.df == 1 else f"{noise.df:.0f} degrees"
+    df = f"{noise.df:.0f}"
+    degrees = f"{df} degree{'s' * (df != '1')}"
     return f"seed sd {noise.sd:.4f} bpb with {degrees} of freedom"
 
 
