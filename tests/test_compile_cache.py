@@ -178,6 +178,8 @@ def compiling(factor: int) -> str:
     )
     source = source.replace(
         "    optimizer =",
+        # Each process would first compile headers of its own.
+        "    torch._inductor.config.cpp_cache_precompile_headers = False\n"
         "    loss_of = torch.compile(F.cross_entropy, dynamic=False)\n"
         f"    torch.compile(lambda x: {factor} * x.sin())(torch.ones(8))\n"
         "    optimizer =",
