@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS = 4  # a step
+ROWS = 16  # a step
 LEARNING_RATE = 3e-3
 
 
