@@ -200,5 +200,5 @@ def test_compiled_tanh_on_a_gpu_is_as_close_to_that_of_torch_as_its_docstring_sa
 
     exact = torch.tanh(x.detach().double())
     error = (found.detach() / exact - 1).abs().max()
-    assert 1e-5 < error < 1.01 * 2**-11  # it is not that of torch
+    assert 1e-6 < error < 1.01 * 2**-11  # that of torch is within 2.4e-7
     assert (x.grad - (1 - exact**2)).abs().max() < 1.01 * 2**-10

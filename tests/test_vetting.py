@@ -118,6 +118,10 @@ REFUSED = {
     "torch.compile(F.relu, backend=print)": (
         "it compiles with a backend of its own; a compiler starts programs"
     ),
+    "torch.compile(F.relu, options={'shape_padding': True})": (
+        "it compiles with the option 'shape_padding', which has no effect here: "
+        "products are not timed"
+    ),
     "torch.compile(F.relu, options={'cpp.cxx': ('./evil',)})": (
         "it compiles with the option 'cpp.cxx'; a compiler starts programs"
     ),

@@ -2,8 +2,9 @@
 
 It chooses nothing by timing: two trials that compile the same run the same kernels,
 whatever else the machine did meanwhile.  For the shipped module that costs nothing
-(docs/performance.md).  An edit may ask for more: with max_autotune its elementwise kernels
-are timed, its matrix products are not.
+(docs/performance.md); matrices whose sides are no multiples of 8 are not padded by it.  An
+edit may ask for more: with max_autotune its elementwise kernels are timed, its matrix
+products are not.
 """
 
 import importlib
@@ -22,8 +23,7 @@ def configure_compiler() -> None:
     # It was imported with another environment.
     inductor.compile_threads = inductor.decide_compile_threads()
     inductor.use_fast_math = True  # the exponentials of the loss, within 2 ulp
-    inductor.deterministic = True  # reductions by rule, and no product is padded
-    inductor.force_shape_pad = True  # but where it is not in multiples of 8
+    inductor.deterministic = True
     inductor.triton.autotune_pointwise = False
 
 
