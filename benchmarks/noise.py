@@ -4,8 +4,8 @@
         [--longer 1.25] [--only NAME...] [--keep FOLDER] [--write FILE]
 
 A session for each seed, in a project of its own, so that what is compared ran side by
-side: base and mutants, then base and placebo with a longer budget.  What was interrupted
-goes on with the same --keep.
+side: base and mutants, then base and placebo with a longer budget.  With --only base
+nothing else runs.  What was interrupted goes on with the same --keep.
 Prints what docs/noise.md shows; --write makes a file for core/noise/measured/, which the
 verdicts read.
 """
@@ -331,7 +331,10 @@ def show(context: dict[str, Any], runs: list[Run], found: dict[str, Any]) -> Non
     value = "–"
     if steps:
         value = f"{steps['bpb_per_percent']:+.5f} ± {steps['standard_error']:.5f} bpb"
-    print(f"{'1 % more steps':<36}{value}\n")
+    print(f"{'1 % more steps':<36}{value}")
+    if not found["mutants"]:
+        return
+    print()
     columns = f"{'paired':>9}{'unpaired':>10}{'corr':>6}"
     print(f"{'':<28}{'sd of differences':>25}{'the same at equal steps':>25}")
     print(f"{'':<14}{'pairs':>5}{'delta':>9}{columns}{columns}")
@@ -366,7 +369,7 @@ def main() -> None:
         default=1.25,
         help="times the budget; 1.25, and 1: not at all",
     )
-    parser.add_argument("--only", nargs="+", default=[], help="names of mutants")
+    parser.add_argument("--only", nargs="+", default=[], help="mutants, or base")
     parser.add_argument("--keep", type=Path, help="where the project is, or shall be")
     parser.add_argument("--write", type=Path, help="the measurement, as JSON")
     asked = parser.parse_args()
@@ -381,14 +384,21 @@ def main() -> None:
         (folder / "conftest.py").write_text('pytest_plugins = ("core.plugin",)\n')
         budget = [f"--budget={asked.budget:g}"] if asked.budget else []
         chosen = ["-k", " or ".join(asked.only)] if asked.only else []
-        for seeds in range(1, asked.seeds + 1):
+        is_alone = asked.only == [BASE]
+        if is_alone:
+            session(folder, asked, f"--base-seeds={asked.seeds}", *budget)
+        for seeds in () if is_alone else range(1, asked.seeds + 1):
             session(folder, asked, f"--seeds={seeds}", *budget, *chosen)
         context, runs = read(folder, asked.budget, asked.longer)
         if asked.longer > 1:
             longer = lengthened(context["budget_seconds"], asked.longer)
             seeds = max(2, asked.seeds // 2)
-            options = (f"--seeds={seeds}", f"--budget={longer:g}", "-k", PLACEBO)
-            session(folder, asked, *options)
+            options = (
+                (f"--base-seeds={seeds}",)
+                if is_alone
+                else (f"--seeds={seeds}", "-k", PLACEBO)
+            )
+            session(folder, asked, *options, f"--budget={longer:g}")
             context, runs = read(folder, asked.budget, asked.longer)
     found = summary(context, runs)
     if found["seed"] is None:

@@ -62,9 +62,16 @@ def main() -> None:
         trees["other"] = asked.against.resolve()
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in trees}
     with tempfile.TemporaryDirectory(prefix="deltaspec-") as folder:
-        for _ in range(asked.rounds):
+        for number in range(1, asked.rounds + 1):
             for name, tree in trees.items():
-                rounds[name].append(started(tree, Path(folder, name)))
+                found = started(tree, Path(folder, name))
+                rounds[name].append(found)
+                print(
+                    f"round {number}, {name}: "
+                    f"{1e3 * statistics.median(found['step_seconds']):.1f} ms a step, "
+                    f"{_total(found):.1f} s to it",
+                    file=sys.stderr,
+                )
     show(rounds, asked.steps)
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import hypothesis
 import pynvml
 import pytest
@@ -87,9 +88,15 @@ def fake_gpus(
 
 @pytest.fixture
 def project(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, cache_home: Path
-) -> pytest.Pytester:
-    """Return an empty project that loads the plugin, in a process of its own."""
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    cache_home: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[pytest.Pytester]:
+    """Return an empty project that loads the plugin, in a process of its own.
+
+    Its sessions lock the machine's device, so xdist's workers take turns.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
@@ -98,4 +105,5 @@ def project(
     pytester.makeini("[pytest]\naddopts = -p no:cacheprovider\n")
     pytester.makeconftest('pytest_plugins = ("core.plugin",)')
     (pytester.path / "specs").mkdir()
-    return pytester
+    with filelock.FileLock(tmp_path_factory.getbasetemp().parent / "device.lock"):
+        yield pytester

@@ -50,12 +50,13 @@ def write_header(
     seconds = trials * trial_seconds / len(request.devices)
     runs = sum(o.mutant == lab.base.digest for o in lab.known.outcomes)
     write = terminal.write_line
-    seeds = request.seeds or profile.looks
+    seeds = request.base_seeds or request.seeds or profile.looks
     terminal.ensure_newline()
     write(
         f"profile {profile.name} ({request.reason}): {profile.budget_seconds:g} s"
-        f"{' of CPU time' if profile.clock == 'cpu' else ''} a trial, at most "
-        f"{seeds} seed{'s' * (seeds > 1)}"
+        f"{' of CPU time' if profile.clock == 'cpu' else ''} a trial, "
+        f"{'the base with' if request.base_seeds else 'at most'} {seeds} "
+        f"seed{'s' * (seeds > 1)}"
     )
     write(
         f"device  {len(request.devices)} × {request.devices[0].name}, attention by "
@@ -79,6 +80,8 @@ def write_header(
         )
     if trials:
         write(f"at most {trials} trials, about {_duration(seconds)}")
+    elif request.base_seeds:
+        write(f"nothing to run: the base has run with {seeds} seeds")
     elif refused:
         write(f"nothing to run: {refused} skipped for want of power, as said below")
     else:
@@ -139,6 +142,7 @@ def _count_trials(
     candidates = sum(
         here.isdisjoint(o.device for o in known.finished(n.mutant, n.seed))
         for n in missing
+        if n.mutant != known.base
     )
     bases = sum(
         min(wanted, len(here - {o.device for o in known.finished(known.base, seed)}))

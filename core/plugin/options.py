@@ -53,6 +53,12 @@ def add_options(parser: pytest.Parser) -> None:
         help=f"seeds an experiment may use at most ({_each('looks')})",
     )
     group.addoption(
+        "--base-seeds",
+        type=int,
+        metavar="N",
+        help="run the base alone, with N seeds: how much val_bpb varies here",
+    )
+    group.addoption(
         "--data",
         metavar="PATH",
         help="corpus: stdlib, climbmix, or a file or folder of parquet or text "
@@ -91,6 +97,7 @@ class Request:
         reason: Why this profile, in a few words.
         shared: ``--shared-gpu``.
         seeds: ``--seeds``.
+        base_seeds: ``--base-seeds``.
         corpus: ``--data``.
         rerun: ``--rerun``.
         strict: ``--strict-hypotheses``.
@@ -106,6 +113,7 @@ class Request:
     reason: str
     shared: bool
     seeds: int | None
+    base_seeds: int | None
     corpus: str | None
     rerun: bool
     strict: bool
@@ -155,10 +163,16 @@ def read_request(config: pytest.Config) -> Request:
             f"--budget {budget:g} is not a training time.",
             hint="give seconds of training a trial, as --budget 60.",
         )
+    base_seeds = config.option.base_seeds
     if seeds is not None and not 1 <= seeds <= 64:
         raise SessionError(
             f"--seeds {seeds}: expected 1 to 64.",
             hint="give the number of seeds an experiment may use, as --seeds 4.",
+        )
+    if base_seeds is not None and not 2 <= base_seeds <= 64:
+        raise SessionError(
+            f"--base-seeds {base_seeds}: expected 2 to 64, since one has no spread.",
+            hint="give the number of seeds the base runs with, as --base-seeds 4.",
         )
     cache = user_cache()
     if not module.is_file():
@@ -172,6 +186,7 @@ def read_request(config: pytest.Config) -> Request:
         reason=reason,
         shared=config.option.shared_gpu,
         seeds=seeds,
+        base_seeds=base_seeds,
         corpus=config.option.data,
         rerun=config.option.rerun,
         strict=config.option.strict_hypotheses,

@@ -29,7 +29,7 @@ class Undecided:
 
     Attributes:
         key: Whatever the caller knows it by.
-        work: Case and mutant.
+        work: Case and mutant; None where the base is all that runs.
         plan: What it needs.
         need: The trial that it waits for; None when it has to be asked, or needs none.
         end: What came of it; it is told next.
@@ -37,7 +37,7 @@ class Undecided:
     """
 
     key: object
-    work: Work
+    work: Work | None
     plan: Plan
     need: Need | None = None
     end: Verdict | Lost | None = None
@@ -246,7 +246,7 @@ class Scheduler:
                 self.alarm(f"{unkept.run} has finished and could not be kept: {error}")
 
     def _decided(self, experiment: Undecided, end: Verdict | Lost) -> Decided:
-        if isinstance(end, Verdict):
+        if isinstance(end, Verdict) and experiment.work is not None:
             try:
                 self.lab.record_verdict(end, experiment.work)
             except OSError as error:

@@ -9,7 +9,7 @@ import attrs
 
 from core.device import DeviceFailed
 from core.errors import SessionError
-from core.evidence import Verdict, claim_under
+from core.evidence import Claim, Verdict, claim_under
 from core.gates import Work
 from core.launch import examine
 from core.launch.gauge import Gauge
@@ -20,12 +20,13 @@ from core.pipeline import PATIENCE_SECONDS, Lab, open_lab
 from core.plan import Lost, Plan, next_attempt, past_verdict, underpowered
 from core.plugin.collect import Experiment
 from core.plugin.gating import examined
-from core.plugin.header import by_heart, write_header
+from core.plugin.header import by_heart, of_seeds, write_header
 from core.plugin.live import Live
 from core.plugin.lock import locked
 from core.plugin.options import Request
 from core.plugin.scheduler import Decided, Scheduler, Undecided
 from core.process.child import Zygote, sandbox_of
+from core.report.spread import spread
 from core.report.table import Row, line, table
 from core.sandbox import NotConfined
 from core.spec import Expect
@@ -90,8 +91,15 @@ class Trials:
             self.lab = self._open_lab(base)
             self.lab.gauges.update(gauges)
             self.swept = self.lab.journal.sweep()
-            runnable = self._gate(items)
-            self.stored, self.refused, planned = self._plan(runnable)
+            if request.base_seeds is None:
+                self.stored, self.refused, planned = self._plan(self._gate(items))
+            else:
+                self.stored, self.refused = [], items
+                planned = [self._base_alone(request.base_seeds)]
+                for item in items:
+                    item.skip_reason = (
+                        f"--base-seeds {request.base_seeds}: no candidate"
+                    )
             if terminal is not None:
                 write_header(
                     terminal,
@@ -119,6 +127,8 @@ class Trials:
     def __iter__(self) -> Iterator[Ended]:
         """Yield each experiment when it is decided; stored verdicts come first."""
         assert self.scheduler is not None
+        if self.request.base_seeds is not None:
+            self._run_base()  # first: pytest asks no more often than it has items
         for item, verdict in self.invalid:
             yield self._told(item, verdict, stored=False)
         for item, verdict in self.stored:
@@ -282,6 +292,30 @@ class Trials:
             planned.append(Undecided(key=item, work=item.work, plan=plan))
         return stored, refused, planned
 
+    def _base_alone(self, seeds: int) -> Undecided:
+        """Return a plan that ends when the base has run with so many seeds."""
+        base = self.lab.base.digest
+        plan = Plan(mutant=base, base=base, claim=Claim(), looks=seeds, allowed=seeds)
+        return Undecided(key=None, work=None, plan=plan)
+
+    def _run_base(self) -> None:
+        """Run what it takes to know how far the base varies; nothing is decided.
+
+        Raises:
+            SessionError: The base does not run.
+        """
+        assert self.scheduler is not None
+        self.live.start()
+        end = self.scheduler.next_decided().end
+        self.live.pause()
+        if isinstance(end, Lost):
+            raise SessionError(
+                f"{end.reason}.",
+                hint="look at the machine, and at the end of log.txt in "
+                f"{self.lab.journal.folder.name}/{end.outcome.run}, then run again: "
+                "nothing is lost.",
+            )
+
     def _trial_seconds(self) -> float:
         """Return how long a trial takes, by what finished ones of the context took."""
         took = [
@@ -357,15 +391,19 @@ class Trials:
     def write_summary(self, terminal: Any) -> None:
         """Write the verdict table, and where to look next."""
         terminal.ensure_newline()
+        known = self.lab.known
+        shown = {run for row in self.rows for run in row.verdict.runs}
         if self.rows:
             terminal.section("verdicts", sep="=")
             terminal.write_line(table(self.rows, colour=terminal.hasmarkup))
-        read = [
-            outcome.epochs or 0.0
-            for row in self.rows
-            for outcome in self.lab.known.outcomes
-            if outcome.run in row.verdict.runs
-        ]
+        elif self.request.base_seeds is not None:
+            bases = [o for o in known.outcomes if o.mutant == known.base]
+            shown = {outcome.run for outcome in bases}
+            terminal.section("the base", sep="=")
+            for text in spread(bases):
+                terminal.write_line(text)
+            terminal.write_line(f"noise   {of_seeds(known.noise())}, prior included")
+        read = [o.epochs or 0.0 for o in known.outcomes if o.run in shown]
         for text in by_heart(max(read, default=0.0), self.lab.training_tokens):
             terminal.write_line(text, yellow=True)
         if self.interrupted:
@@ -378,9 +416,10 @@ class Trials:
                 "next command that can",
                 yellow=True,
             )
-        elif self.rows:
+        elif self.rows or shown:
+            view = "leaderboard" if self.rows else "runs"
             terminal.write_line(
-                'ask the history: duckdb runs.duckdb "from leaderboard"; '
+                f'ask the history: duckdb runs.duckdb "from {view}"; '
                 "each trial is in runs/"
             )
 
