@@ -30,7 +30,6 @@ NUMERIC_FILES = (
     "training/compiler.py",
     "training/entry.py",
     "training/kernels",
-    "training/lowering.py",
     "training/module.py",
     "training/oom.py",
     "training/run.py",

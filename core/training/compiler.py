@@ -13,9 +13,8 @@ import importlib
 # wait seconds: so it is there before they are forked.
 from torch._inductor import config as inductor
 
-# What torch.compile and the base import at their first call.
-IMPORTED_AHEAD = ("torch._inductor.compile_fx", "core.training.kernels")
-WITH_TRITON = ("core.training.kernels.gemm",)
+# What torch.compile imports at its first call, which takes seconds.
+COMPILER = "torch._inductor.compile_fx"
 
 
 def configure_compiler() -> None:
@@ -32,18 +31,12 @@ def prepare_compiler() -> None:
 
     Nothing is traced: for that, torch takes a context of the GPU that is another's still.
     """
-    for name in IMPORTED_AHEAD:
-        importlib.import_module(name)
+    importlib.import_module(COMPILER)
     # Here, because it takes seconds that a trial on a CPU has no use for.
     from torch._inductor.codecache import torch_key
-    from torch._inductor.codegen.common import init_backend_registration
     from torch._inductor.runtime.compile_tasks import _set_triton_ptxas_path
     from torch._inductor.runtime.triton_compat import HAS_TRITON, triton_key
 
-    from core.training.lowering import register_tanh
-
-    register_tanh()
-    init_backend_registration()
     # It asks its caches by digests of all that torch and Triton consist of, and keeps
     # them for as long as the process lives.
     torch_key()
@@ -52,5 +45,3 @@ def prepare_compiler() -> None:
         # names it when it first compiles: who finds all compiled would use another.
         _set_triton_ptxas_path()
         triton_key()
-        for name in WITH_TRITON:
-            importlib.import_module(name)
