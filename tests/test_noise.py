@@ -212,3 +212,27 @@ def test_the_benchmark_measures_goes_on_and_writes_what_the_verdicts_can_read(
     context = Context(**found.context)
     assert context.budget_seconds == 0.4
     assert believed(context, tmp_path).noise.sd == pytest.approx(found.sd)
+
+
+@pytest.mark.slow
+def test_the_base_alone_is_measured_without_any_mutant(tmp_path: Path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "benchmarks/noise.py", "--budget=0.4", "--seeds=2"),
+            *("--only", "base", "--longer=2", f"--write={tmp_path / 'here.json'}"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert re.search(r"^another seed +sd 0\.\d{5}  df 1 ", done.stdout, re.M)
+    assert re.search(r"^1 % more steps +-0\.\d{5} ± ", done.stdout, re.M)
+    written = json.loads((tmp_path / "here.json").read_text())
+    assert [(one["mutant"], one["seed"]) for one in written["runs"]] == [
+        ("base", 0),
+        ("base", 1),
+    ] * 2
+    assert written["mutants"] == []

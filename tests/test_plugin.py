@@ -327,6 +327,10 @@ cap = Experiment(hypothesis="h", change="Cap at {at}.", sweep=Sweep(at=(9, 11)))
     [
         (["--budget", "0"], "ERROR: --budget 0 is not a training time."),
         (["--seeds", "0"], "ERROR: --seeds 0: expected 1 to 64."),
+        (
+            ["--base-seeds", "1"],
+            "ERROR: --base-seeds 1: expected 2 to 64, since one has no spread.",
+        ),
         (["--data", "nowhere"], "ERROR: There is no corpus at nowhere."),
     ],
 )

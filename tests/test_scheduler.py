@@ -25,7 +25,7 @@ from core.launch.watch import Progress, Stopped
 from core.mutate import Mutant, unchanged
 from core.pipeline import Lab
 from core.plan import CANDIDATES_A_BASE, Lost, Need, Plan
-from core.plugin.scheduler import Scheduler, Slot, Undecided
+from core.plugin.scheduler import Scheduler, Slot, Undecided, base_alone
 from core.process.child import Zygote
 from core.profile import CPU, Profile
 from core.spec import Case
@@ -321,6 +321,47 @@ def test_a_base_run_more_is_made_where_that_saves_time_and_not_otherwise(
     all_decided(scheduler)
 
     assert sorted(ran(lab)) == expected
+
+
+def test_the_base_alone_runs_once_with_each_seed_wherever_and_no_verdict_is_made():
+    scheduler, lab = on_paper("ab", [base_alone("base", 5)], hand=in_turn())
+
+    all_decided(scheduler)
+
+    assert sorted(text[2:] for text in ran(lab)) == [f"base {i}" for i in range(5)]
+    assert {text[0] for text in ran(lab)} == {"a", "b"}
+    assert lab.verdicts == []
+
+
+def test_the_base_alone_does_not_repeat_what_has_run():
+    scheduler, lab = on_paper("a", [base_alone("base", 3)])
+    for seed in (0, 2):
+        lab.known.add(
+            Outcome(
+                run=f"base {seed}",
+                mutant="base",
+                seed=seed,
+                status="finished",
+                val_bpb=1.0,
+                device="a",
+            )
+        )
+
+    all_decided(scheduler)
+
+    assert ran(lab) == ["a base 1"]
+
+
+def test_a_base_that_fails_alone_is_lost_after_two_crashes():
+    scheduler, lab = on_paper(
+        "a", [base_alone("base", 3)], lambda trial: failed(Status.CRASHED)
+    )
+
+    ends = all_decided(scheduler)
+
+    assert isinstance(ends[None], Lost)
+    assert ends[None].reason == "the base itself failed (oom): m"
+    assert ran(lab) == ["a base 0", "a base 0"]
 
 
 def test_every_so_often_a_device_runs_the_base_again():

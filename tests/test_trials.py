@@ -16,6 +16,8 @@ import duckdb
 import psutil
 import pytest
 
+from core.plugin.options import MODULE_INI, TRAINING_MODULE
+from tests.conftest import ROOT
 from tests.test_plugin import spec
 
 # Short: what is tested here is the way of a trial, not its number.
@@ -118,6 +120,66 @@ def test_a_session_measures_reports_and_remembers(
         "1 of 1 verdicts are from earlier sessions; --rerun tests them on fresh seeds.",
     ])
     assert len(runs(project)) == 4
+
+
+@pytest.mark.slow
+def test_the_base_alone_says_how_far_it_varies_and_what_follows_knows_it(
+    project: pytest.Pytester,
+):
+    spec(project, "logits", cap(12))
+
+    alone = project.runpytest_subprocess("specs", *QUICK, "--base-seeds", "3", "-rs")
+    again = project.runpytest_subprocess("specs", *QUICK, "--base-seeds", "3")
+    after = project.runpytest_subprocess("specs", *QUICK, "--seeds", "1")
+
+    assert (alone.ret, again.ret, after.ret) == (0, 0, 0)
+    alone.stdout.fnmatch_lines([
+        "profile cpu (*): 0.4 s of CPU time a trial, the base with 3 seeds",
+        "noise   seed sd * bpb with 2 degrees of freedom",
+        "at most 3 trials, about *",
+        "*= the base =*",
+        "seed     0  val_bpb *",
+        "seed     1  val_bpb *",
+        "seed     2  val_bpb *",
+        "mean        val_bpb *, sd * on cpu",
+        "noise   seed sd * bpb with 4 degrees of freedom, prior included",
+        'ask the history: duckdb runs.duckdb "from runs"; each trial is in runs/',
+        "SKIPPED * --base-seeds 3: no candidate",
+    ])
+    again.stdout.fnmatch_lines([
+        "noise   seed sd * bpb with 4 degrees of freedom",
+        "nothing to run: the base has run with 3 seeds",
+        "mean        val_bpb *, sd * on cpu",
+    ])
+    after.stdout.fnmatch_lines(["at most 1 trial, about *", "*= 1 measured in *"])
+    assert runs(project) == [
+        ("base", 0, "finished"),
+        ("base", 1, "finished"),
+        ("base", 2, "finished"),
+        ("cap_12", 0, "finished"),
+    ]
+    assert rows(project, "select word from verdicts") == [("measured",)]
+
+
+@pytest.mark.slow
+def test_a_base_that_does_not_run_alone_is_named_with_where_to_look(
+    project: pytest.Pytester,
+):
+    spec(project, "logits", cap(12))
+    source = (ROOT / TRAINING_MODULE).read_text()
+    (project.path / "train.py").write_text(
+        source.replace("run.log(step_loss)", "run.log(step_loss * float('nan'))")
+    )
+    project.makeini(f"[pytest]\n{MODULE_INI} = train.py\n")
+
+    result = project.runpytest_subprocess("specs", *QUICK, "--base-seeds", "2")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([
+        "ERROR: the base itself failed (*): *.",
+        "hint: look at the machine, and at the end of log.txt in runs/*, then run "
+        "again: nothing is lost.",
+    ])
 
 
 @pytest.mark.slow

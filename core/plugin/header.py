@@ -79,7 +79,7 @@ def write_header(
             "that was killed: swept, and run again where needed"
         )
     if trials:
-        write(f"at most {trials} trials, about {_duration(seconds)}")
+        write(f"at most {trials} trial{'s' * (trials > 1)}, about {_duration(seconds)}")
     elif request.base_seeds:
         write(f"nothing to run: the base has run with {seeds} seeds")
     elif refused:

@@ -12,7 +12,7 @@ import attrs
 
 from core.device import Device
 from core.errors import SessionError
-from core.evidence import Verdict
+from core.evidence import Claim, Verdict
 from core.gates import Work
 from core.launch import Result
 from core.launch.local import LocalTrial
@@ -42,6 +42,17 @@ class Undecided:
     need: Need | None = None
     end: Verdict | Lost | None = None
     started: datetime | None = None
+
+
+def base_alone(base: str, seeds: int) -> Undecided:
+    """Return what ends when the base has run with so many seeds; it decides nothing.
+
+    Args:
+        base: Digest of the base.
+        seeds: Two or more.
+    """
+    plan = Plan(mutant=base, base=base, claim=Claim(), looks=seeds, allowed=seeds)
+    return Undecided(key=None, work=None, plan=plan)
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ import attrs
 
 from core.device import DeviceFailed
 from core.errors import SessionError
-from core.evidence import Claim, Verdict, claim_under
+from core.evidence import Verdict, claim_under
 from core.gates import Work
 from core.launch import examine
 from core.launch.gauge import Gauge
@@ -24,7 +24,7 @@ from core.plugin.header import by_heart, of_seeds, write_header
 from core.plugin.live import Live
 from core.plugin.lock import locked
 from core.plugin.options import Request
-from core.plugin.scheduler import Decided, Scheduler, Undecided
+from core.plugin.scheduler import Decided, Scheduler, Undecided, base_alone
 from core.process.child import Zygote, sandbox_of
 from core.report.spread import spread
 from core.report.table import Row, line, table
@@ -95,7 +95,7 @@ class Trials:
                 self.stored, self.refused, planned = self._plan(self._gate(items))
             else:
                 self.stored, self.refused = [], items
-                planned = [self._base_alone(request.base_seeds)]
+                planned = [base_alone(self.lab.base.digest, request.base_seeds)]
                 for item in items:
                     item.skip_reason = (
                         f"--base-seeds {request.base_seeds}: no candidate"
@@ -291,12 +291,6 @@ class Trials:
             plan = attrs.evolve(plan, attempt=attempt)
             planned.append(Undecided(key=item, work=item.work, plan=plan))
         return stored, refused, planned
-
-    def _base_alone(self, seeds: int) -> Undecided:
-        """Return a plan that ends when the base has run with so many seeds."""
-        base = self.lab.base.digest
-        plan = Plan(mutant=base, base=base, claim=Claim(), looks=seeds, allowed=seeds)
-        return Undecided(key=None, work=None, plan=plan)
 
     def _run_base(self) -> None:
         """Run what it takes to know how far the base varies; nothing is decided.
