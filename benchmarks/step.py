@@ -9,6 +9,7 @@ later it finds what it left.  With --kernels it also prints where a step goes.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -157,8 +158,20 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def steps_of(module: Any, device: torch.device, steps: int) -> Any:
-    """Return a run of so many steps on random tokens, which knows when each began."""
+def steps_of(
+    module: Any,
+    device: torch.device,
+    steps: int,
+    around: contextlib.AbstractContextManager[Any] | None = None,
+) -> Any:
+    """Return a run of so many steps on random tokens, which knows when each began.
+
+    Args:
+        module: The training module.
+        device: Where it trains.
+        steps: How many.
+        around: Entered before the first step, and left after the last one.
+    """
     from core.training.run import Run
 
     class Steps(Run):
@@ -166,14 +179,16 @@ def steps_of(module: Any, device: torch.device, steps: int) -> Any:
             generator = torch.Generator(device).manual_seed(0)
             shape = (rows, module.SEQUENCE_LEN + 1)
             self.marks: list[Any] = []
-            for step in range(steps):
-                self.progress = step / steps
-                ids = torch.randint(
-                    module.VOCAB_SIZE, shape, generator=generator, device=device
-                )
+            with around or contextlib.nullcontext():
+                for step in range(steps):
+                    self.progress = step / steps
+                    ids = torch.randint(
+                        module.VOCAB_SIZE, shape, generator=generator, device=device
+                    )
+                    self.mark()
+                    yield ids
                 self.mark()
-                yield ids
-            self.mark()
+                _synchronize(device)
 
         def mark(self) -> None:
             if device.type == "cuda":
@@ -203,9 +218,8 @@ def kernels(module: Any, device: torch.device) -> list[tuple[float, float, str]]
 
     of_device = device.type == "cuda"
     activity = ProfilerActivity.CUDA if of_device else ProfilerActivity.CPU
-    with profile(activities=[activity], acc_events=True) as profiled:
-        trained(module, steps_of(module, device, PROFILED_STEPS), 0)
-        _synchronize(device)
+    profiled = profile(activities=[activity], acc_events=True)
+    trained(module, steps_of(module, device, PROFILED_STEPS, profiled), 0)
     spent = "self_device_time_total" if of_device else "self_cpu_time_total"
     return sorted(
         (
