@@ -27,6 +27,7 @@ from typing import Any
 import duckdb
 
 from core.context import NUMERIC_FILES, files_digest
+from core.device import gpus
 from core.pipeline import DATABASE
 from core.profile import PROFILES
 
@@ -362,7 +363,9 @@ def main() -> None:
     parser.add_argument("--data", help="as a session takes it: a folder, or climbmix:8")
     parser.add_argument("--budget", type=float, help="seconds a run")
     parser.add_argument("--seeds", type=int, default=8, help="of base and mutants; 8")
-    parser.add_argument("--gpus", type=int, help="how many; all")
+    parser.add_argument(
+        "--gpus", type=int, help="how many; all, and one for --only base"
+    )
     parser.add_argument(
         "--longer",
         type=float,
@@ -386,6 +389,8 @@ def main() -> None:
         chosen = ["-k", " or ".join(asked.only)] if asked.only else []
         is_alone = asked.only == [BASE]
         if is_alone:
+            if asked.gpus is None and gpus():
+                asked.gpus = 1  # one seed is compared with another on one GPU
             session(folder, asked, f"--base-seeds={asked.seeds}", *budget)
         for seeds in () if is_alone else range(1, asked.seeds + 1):
             session(folder, asked, f"--seeds={seeds}", *budget, *chosen)

@@ -70,7 +70,7 @@ def main() -> None:
                 print(
                     f"round {number}, {name}: "
                     f"{1e3 * statistics.median(found['step_seconds']):.1f} ms a step, "
-                    f"{_total(found):.1f} s to it",
+                    f"{_total(found):.1f} s up to the first",
                     file=sys.stderr,
                 )
     show(rounds, asked.steps)
@@ -179,6 +179,7 @@ def steps_of(
             generator = torch.Generator(device).manual_seed(0)
             shape = (rows, module.SEQUENCE_LEN + 1)
             self.marks: list[Any] = []
+            _synchronize(device)
             with around or contextlib.nullcontext():
                 for step in range(steps):
                     self.progress = step / steps

@@ -1,6 +1,7 @@
 """What the benchmarks do before and after a GPU is at work."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -124,7 +125,8 @@ def test_two_trees_take_turns_and_are_compared(tmp_path: Path):
     done = subprocess.run(
         [
             *(sys.executable, ROOT / "benchmarks/step.py", f"--module={small}"),
-            *("--device=cpu", "--rounds=2", "--steps=4", f"--against={other}"),
+            *("--device=cpu", "--rounds=2", "--steps=4", "--kernels=1000"),
+            f"--against={other}",
         ],
         capture_output=True,
         text=True,
@@ -136,6 +138,11 @@ def test_two_trees_take_turns_and_are_compared(tmp_path: Path):
     assert mine != others  # which draws other initial values
     assert float(rows["ms a step"][0]) > 0
     assert "model and first step again" in rows
+    assert re.findall(r"^round (\d), (\w+): [\d.]+ ms a step", done.stderr, re.M) == [
+        (number, name) for number in "12" for name in ("this", "other")
+    ]
+    assert "aten::mm" in done.stdout
+    assert "aten::uniform_" not in done.stdout  # which is the model's start
 
 
 @pytest.mark.parametrize(

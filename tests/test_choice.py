@@ -492,6 +492,18 @@ def test_a_session_on_a_gpu_in_use_is_refused_and_its_dry_run_is_not(
     assert dry.ret == 0
 
 
+def test_the_base_alone_needs_two_seeds_for_each_gpu(
+    cuda_torch: pytest.Pytester, fake_gpus: FakeDriver
+):
+    fake_gpus(a_gpu(1), a_gpu(2))
+
+    assert said(cuda_torch, "--base-seeds", "3") == (
+        "ERROR: --base-seeds 3 on 2 GPUs: expected 4 to 64, since the spread is that of "
+        "two or more seeds on one device.\n\n"
+        "hint: give more seeds, as --base-seeds 8, or fewer GPUs: --gpus 1."
+    )
+
+
 def test_a_module_of_ones_own_is_not_held_to_the_shipped_ones_needs(
     cuda_torch: pytest.Pytester, fake_gpus: FakeDriver
 ):

@@ -329,7 +329,12 @@ cap = Experiment(hypothesis="h", change="Cap at {at}.", sweep=Sweep(at=(9, 11)))
         (["--seeds", "0"], "ERROR: --seeds 0: expected 1 to 64."),
         (
             ["--base-seeds", "1"],
-            "ERROR: --base-seeds 1: expected 2 to 64, since one has no spread.",
+            "ERROR: --base-seeds 1: expected 2 to 64, since the spread is that of two or "
+            "more seeds on one device.",
+        ),
+        (
+            ["--base-seeds", "4", "--rerun"],
+            "ERROR: --base-seeds runs no candidate, so --rerun has no effect.",
         ),
         (["--data", "nowhere"], "ERROR: There is no corpus at nowhere."),
     ],

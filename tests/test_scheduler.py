@@ -352,6 +352,26 @@ def test_the_base_alone_does_not_repeat_what_has_run():
     assert ran(lab) == ["a base 1"]
 
 
+def test_the_base_alone_is_not_due_beside_its_seeds_however_old_it_is():
+    scheduler, lab = on_paper("ab", [base_alone("base", 4)])
+    for seed, device in ((0, "a"), (1, "b"), (2, "a")):
+        lab.known.add(
+            Outcome(
+                run=f"base {seed}",
+                mutant="base",
+                seed=seed,
+                status="finished",
+                val_bpb=1.0,
+                device=device,
+                started_at=datetime(2020, 1, 1),
+            )
+        )
+
+    all_decided(scheduler)
+
+    assert [text[2:] for text in ran(lab)] == ["base 3"]
+
+
 def test_a_base_that_fails_alone_is_lost_after_two_crashes():
     scheduler, lab = on_paper(
         "a", [base_alone("base", 3)], lambda trial: failed(Status.CRASHED)

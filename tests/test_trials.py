@@ -127,10 +127,14 @@ def test_the_base_alone_says_how_far_it_varies_and_what_follows_knows_it(
     project: pytest.Pytester,
 ):
     spec(project, "logits", cap(12))
+    broken = cap(13).replace("SOFTCAP", "SOFTCUP")
+    spec(project, "broken", broken)
 
-    alone = project.runpytest_subprocess("specs", *QUICK, "--base-seeds", "3", "-rs")
+    alone = project.runpytest_subprocess(
+        "specs", *QUICK, "--base-seeds", "3", "-rs", "-x"
+    )
     again = project.runpytest_subprocess("specs", *QUICK, "--base-seeds", "3")
-    after = project.runpytest_subprocess("specs", *QUICK, "--seeds", "1")
+    after = project.runpytest_subprocess("specs/logits.py", *QUICK, "--seeds", "1")
 
     assert (alone.ret, again.ret, after.ret) == (0, 0, 0)
     alone.stdout.fnmatch_lines([
@@ -142,9 +146,9 @@ def test_the_base_alone_says_how_far_it_varies_and_what_follows_knows_it(
         "seed     1  val_bpb *",
         "seed     2  val_bpb *",
         "mean        val_bpb *, sd * on cpu",
-        "noise   seed sd * bpb with 4 degrees of freedom, prior included",
+        "noise   seed sd * bpb with 4 degrees of freedom, as verdicts use it",
         'ask the history: duckdb runs.duckdb "from runs"; each trial is in runs/',
-        "SKIPPED * --base-seeds 3: no candidate",
+        "SKIPPED * --base-seeds: only the base runs",
     ])
     again.stdout.fnmatch_lines([
         "noise   seed sd * bpb with 4 degrees of freedom",
@@ -176,7 +180,7 @@ def test_a_base_that_does_not_run_alone_is_named_with_where_to_look(
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([
-        "ERROR: the base itself failed (*): *.",
+        "ERROR: the base itself failed (nan): *[!.].",
         "hint: look at the machine, and at the end of log.txt in runs/*, then run "
         "again: nothing is lost.",
     ])

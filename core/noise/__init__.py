@@ -1,7 +1,7 @@
 """What is believed of the seed's noise while a context has no runs of its own.
 
-Each file of ``measured/`` is a measurement by ``benchmarks/noise.py``, or one that was
-published, with the context that it speaks of; docs/noise.md explains them.
+Each file of ``measured/`` holds runs and the context that they speak of; docs/noise.md
+explains them, and ``benchmarks/noise.py`` makes such a file.
 """
 
 import json

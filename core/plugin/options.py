@@ -169,11 +169,8 @@ def read_request(config: pytest.Config) -> Request:
             f"--seeds {seeds}: expected 1 to 64.",
             hint="give the number of seeds an experiment may use, as --seeds 4.",
         )
-    if base_seeds is not None and not 2 <= base_seeds <= 64:
-        raise SessionError(
-            f"--base-seeds {base_seeds}: expected 2 to 64, since one has no spread.",
-            hint="give the number of seeds the base runs with, as --base-seeds 4.",
-        )
+    if base_seeds is not None:
+        _check_base_alone(config, base_seeds, len(devices))
     cache = user_cache()
     if not module.is_file():
         raise SessionError(
@@ -196,3 +193,31 @@ def read_request(config: pytest.Config) -> Request:
         module=module,
         cache=cache,
     )
+
+
+def _check_base_alone(config: pytest.Config, seeds: int, devices: int) -> None:
+    """Refuse seeds that show no spread, and options that speak of candidates.
+
+    Raises:
+        SessionError: An option has no effect, or there are too few seeds.
+    """
+    options = {
+        "--seeds": config.option.seeds is not None,
+        "--rerun": config.option.rerun,
+        "--strict-hypotheses": config.option.strict_hypotheses,
+    }
+    idle = [name for name, is_given in options.items() if is_given]
+    if idle:
+        raise SessionError(
+            f"--base-seeds runs no candidate, so {idle[0]} has no effect.",
+            hint=f"leave out {idle[0]}, or --base-seeds.",
+        )
+    least = 2 * devices
+    if not least <= seeds <= 64:
+        on = "" if devices == 1 else f" on {devices} GPUs"
+        raise SessionError(
+            f"--base-seeds {seeds}{on}: expected {least} to 64, since the spread is "
+            "that of two or more seeds on one device.",
+            hint=f"give more seeds, as --base-seeds {2 * least}"
+            + (".", ", or fewer GPUs: --gpus 1.")[devices > 1],
+        )

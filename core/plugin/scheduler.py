@@ -312,7 +312,8 @@ class Scheduler:
         if not wanted:
             return None
         due = base_due(self.lab.known, datetime.now(UTC), slot.device.id)
-        if due is not None and due not in {turn.need for turn in slot.turns()}:
+        is_alone = wanted[0].need.mutant == self.lab.base.digest
+        if due and not is_alone and due not in {turn.need for turn in slot.turns()}:
             # The machine may not be what it was when the base was last measured.
             return due, wanted[0].experiment
         experiments = dict.fromkeys(want.experiment for want in wanted)

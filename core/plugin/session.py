@@ -111,7 +111,9 @@ class Session:
         assert self.base is not None
         runnable = []
         for item in self.experiments:
-            if item.problem is not None and item.refused is None:
+            if self.request.base_seeds is not None:  # the base runs whatever they are
+                runnable.append(item)
+            elif item.problem is not None and item.refused is None:
                 yield _phases(item, "setup", "failed", str(item.problem))
             elif item.skip_reason:
                 yield _phases(item, "setup", "skipped", _skip(item))

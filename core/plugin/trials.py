@@ -97,9 +97,7 @@ class Trials:
                 self.stored, self.refused = [], items
                 planned = [base_alone(self.lab.base.digest, request.base_seeds)]
                 for item in items:
-                    item.skip_reason = (
-                        f"--base-seeds {request.base_seeds}: no candidate"
-                    )
+                    item.skip_reason = "--base-seeds: only the base runs"
             if terminal is not None:
                 write_header(
                     terminal,
@@ -304,7 +302,7 @@ class Trials:
         self.live.pause()
         if isinstance(end, Lost):
             raise SessionError(
-                f"{end.reason}.",
+                f"{escaped(end.reason).rstrip('.')}.",
                 hint="look at the machine, and at the end of log.txt in "
                 f"{self.lab.journal.folder.name}/{end.outcome.run}, then run again: "
                 "nothing is lost.",
@@ -390,13 +388,15 @@ class Trials:
         if self.rows:
             terminal.section("verdicts", sep="=")
             terminal.write_line(table(self.rows, colour=terminal.hasmarkup))
-        elif self.request.base_seeds is not None:
-            bases = [o for o in known.outcomes if o.mutant == known.base]
+        bases = [o for o in known.outcomes if o.mutant == known.base]
+        if self.request.base_seeds is not None and bases:
             shown = {outcome.run for outcome in bases}
             terminal.section("the base", sep="=")
             for text in spread(bases):
                 terminal.write_line(text)
-            terminal.write_line(f"noise   {of_seeds(known.noise())}, prior included")
+            terminal.write_line(
+                f"noise   {of_seeds(known.noise())}, as verdicts use it"
+            )
         read = [o.epochs or 0.0 for o in known.outcomes if o.run in shown]
         for text in by_heart(max(read, default=0.0), self.lab.training_tokens):
             terminal.write_line(text, yellow=True)

@@ -7,18 +7,17 @@ from core.evidence import Outcome
 
 
 def spread(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return a line for each run that gave a number, and one for each device.
+    """Return a line for each seed with a number, and one for each device with two.
 
     Args:
-        outcomes: Of the base, in one context.
+        outcomes: Of the base, in one context; of a seed on a device the first counts.
     """
     lines = []
     for device in dict.fromkeys(outcome.device for outcome in outcomes):
-        found = {
-            outcome.seed: outcome.val_bpb
-            for outcome in outcomes
-            if outcome.device == device and outcome.val_bpb is not None
-        }
+        found: dict[int, float] = {}
+        for outcome in outcomes:
+            if outcome.device == device and outcome.val_bpb is not None:
+                found.setdefault(outcome.seed, outcome.val_bpb)
         lines += [
             f"{'seed':<6}{seed:>4}  val_bpb {bpb:.5f}"
             for seed, bpb in sorted(found.items())
