@@ -187,7 +187,7 @@ def test_the_benchmark_measures_goes_on_and_writes_what_the_verdicts_can_read(
         done = subprocess.run(
             [
                 *(sys.executable, "benchmarks/noise.py", "--budget=0.4", "--seeds=2"),
-                *("--only", "placebo", "--longer=2", f"--keep={tmp_path / 'project'}"),
+                *("--only", "placebo", "--longer=1", f"--keep={tmp_path / 'project'}"),
                 f"--write={tmp_path / 'here.json'}",
             ],
             cwd=ROOT,
@@ -202,10 +202,7 @@ def test_the_benchmark_measures_goes_on_and_writes_what_the_verdicts_can_read(
     first, again = measure(), measure()
 
     assert again == first  # all of it was there
-    assert re.search(
-        r"^another seed +sd 0\.\d{5}  df 1  at equal steps 0\.", first, re.M
-    )
-    assert re.search(r"^1 % more steps +-0\.\d{5} ± ", first, re.M)
+    assert re.search(r"^another seed +sd 0\.\d{5}  df 1$", first, re.M)
     assert re.search(r"^placebo +2 ", first, re.M)
     assert max(map(len, first.splitlines())) <= 80
     [found] = measurements(tmp_path)
@@ -228,7 +225,9 @@ def test_the_base_alone_is_measured_without_any_mutant(tmp_path: Path):
         check=True,
     )
 
-    assert re.search(r"^another seed +sd 0\.\d{5}  df 1 ", done.stdout, re.M)
+    assert re.search(
+        r"^another seed +sd 0\.\d{5}  df 1  at equal steps 0\.", done.stdout, re.M
+    )
     assert re.search(r"^1 % more steps +-0\.\d{5} ± ", done.stdout, re.M)
     written = json.loads((tmp_path / "here.json").read_text())
     assert [(one["mutant"], one["seed"]) for one in written["runs"]] == [
