@@ -183,11 +183,11 @@ def test_at_equal_steps_only_the_seed_is_left():
 def test_the_benchmark_measures_goes_on_and_writes_what_the_verdicts_can_read(
     tmp_path: Path,
 ):
-    def measure() -> str:
+    def measure(*options: str) -> str:
         done = subprocess.run(
             [
                 *(sys.executable, "benchmarks/noise.py", "--budget=0.4", "--seeds=2"),
-                *("--only", "placebo", "--longer=1", f"--keep={tmp_path / 'project'}"),
+                *(f"--keep={tmp_path / 'project'}", *options),
                 f"--write={tmp_path / 'here.json'}",
             ],
             cwd=ROOT,
@@ -199,39 +199,26 @@ def test_the_benchmark_measures_goes_on_and_writes_what_the_verdicts_can_read(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    first, again = measure(), measure()
+    base = measure("--only", "base", "--longer=2")
+    of_base = json.loads((tmp_path / "here.json").read_text())
+    placebo = measure("--only", "placebo", "--longer=1")
+    of_both = json.loads((tmp_path / "here.json").read_text())
 
-    assert again == first  # all of it was there
-    assert re.search(r"^another seed +sd 0\.\d{5}  df 1$", first, re.M)
-    assert re.search(r"^placebo +2 ", first, re.M)
-    assert max(map(len, first.splitlines())) <= 80
+    assert re.search(
+        r"^another seed +sd 0\.\d{5}  df 1  at equal steps 0\.", base, re.M
+    )
+    assert re.search(r"^1 % more steps +-0\.\d{5} ± ", base, re.M)
+    assert [(one["mutant"], one["seed"]) for one in of_base["runs"]] == [
+        ("base", 0),
+        ("base", 1),
+    ] * 2
+    assert of_base["mutants"] == []
+    assert re.search(r"^placebo +2 ", placebo, re.M)
+    assert max(map(len, placebo.splitlines())) <= 80
+    # The base's runs were there.
+    assert of_both["runs"][:2] == of_base["runs"][:2]
+    assert [one["mutant"] for one in of_both["runs"][2:]] == ["placebo", "placebo"]
     [found] = measurements(tmp_path)
     context = Context(**found.context)
     assert context.budget_seconds == 0.4
     assert believed(context, tmp_path).noise.sd == pytest.approx(found.sd)
-
-
-@pytest.mark.slow
-def test_the_base_alone_is_measured_without_any_mutant(tmp_path: Path):
-    done = subprocess.run(
-        [
-            *(sys.executable, "benchmarks/noise.py", "--budget=0.4", "--seeds=2"),
-            *("--only", "base", "--longer=2", f"--write={tmp_path / 'here.json'}"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert re.search(
-        r"^another seed +sd 0\.\d{5}  df 1  at equal steps 0\.", done.stdout, re.M
-    )
-    assert re.search(r"^1 % more steps +-0\.\d{5} ± ", done.stdout, re.M)
-    written = json.loads((tmp_path / "here.json").read_text())
-    assert [(one["mutant"], one["seed"]) for one in written["runs"]] == [
-        ("base", 0),
-        ("base", 1),
-    ] * 2
-    assert written["mutants"] == []
