@@ -174,14 +174,15 @@ def compiling(factor: int) -> str:
     """Return a module that compiles two graphs, of which *factor* changes one."""
     source = module(COMPILES).replace(
         "F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())",
-        "loss_of(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())",
+        "loss_of(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())"
+        " + 0.0 * added(torch.ones(8)).sum()",
     )
     source = source.replace(
         "    optimizer =",
         # Each process would first compile headers of its own.
         "    torch._inductor.config.cpp_cache_precompile_headers = False\n"
         "    loss_of = torch.compile(F.cross_entropy, dynamic=False)\n"
-        f"    torch.compile(lambda x: {factor} * x.sin())(torch.ones(8))\n"
+        f"    added = torch.compile(lambda x: {factor} * x.sin())\n"
         "    optimizer =",
     )
     return source.replace("is_real and step == 1", "is_real and step == 0")
