@@ -245,6 +245,18 @@ def ran(lab: PaperLab) -> list[str]:
     return [trial.text for trial in lab.trials if trial.state == "ended"]
 
 
+def has_run(mutant: str, seed: int, *, device: str = "a", **fields: Any) -> Outcome:
+    return Outcome(
+        run=f"{mutant} {seed}",
+        mutant=mutant,
+        seed=seed,
+        status="finished",
+        val_bpb=1.0,
+        device=device,
+        **fields,
+    )
+
+
 def in_turn() -> Hand:
     """Every trial takes as long: what came first ends first."""
     return Hand(pick=lambda devices: devices[0])
@@ -308,15 +320,7 @@ def test_a_base_run_more_is_made_where_that_saves_time_and_not_otherwise(
 ):
     scheduler, lab = on_paper("ab", [an_experiment("x", seeds=seeds)])
     for mutant, seed in [*(("base", i) for i in range(seeds)), ("x", 0), ("x", 1)]:
-        outcome = Outcome(
-            run=f"{mutant} {seed}",
-            mutant=mutant,
-            seed=seed,
-            status="finished",
-            val_bpb=1.0,
-            device="a",
-        )
-        lab.known.add(outcome)
+        lab.known.add(has_run(mutant, seed))
 
     all_decided(scheduler)
 
@@ -336,16 +340,7 @@ def test_the_base_alone_runs_once_with_each_seed_wherever_and_no_verdict_is_made
 def test_the_base_alone_does_not_repeat_what_has_run():
     scheduler, lab = on_paper("a", [base_alone("base", 3)])
     for seed in (0, 2):
-        lab.known.add(
-            Outcome(
-                run=f"base {seed}",
-                mutant="base",
-                seed=seed,
-                status="finished",
-                val_bpb=1.0,
-                device="a",
-            )
-        )
+        lab.known.add(has_run("base", seed))
 
     all_decided(scheduler)
 
@@ -356,15 +351,7 @@ def test_the_base_alone_is_not_due_beside_its_seeds_however_old_it_is():
     scheduler, lab = on_paper("ab", [base_alone("base", 4)])
     for seed, device in ((0, "a"), (1, "b"), (2, "a")):
         lab.known.add(
-            Outcome(
-                run=f"base {seed}",
-                mutant="base",
-                seed=seed,
-                status="finished",
-                val_bpb=1.0,
-                device=device,
-                started_at=datetime(2020, 1, 1),
-            )
+            has_run("base", seed, device=device, started_at=datetime(2020, 1, 1))
         )
 
     all_decided(scheduler)
