@@ -3,6 +3,7 @@
 spec → mutate → gates → plan → launch → judge → store → verdict → report
 
 * errors    every error that a user can cause, as a tree
+* settings  what a project sets once, in its pyproject.toml
 * syntax    Python expressions, evaluated from the syntax tree and never executed
 * spec      what a researcher writes: Experiment, Expect, Sweep, codemod
 * mutate    source x codemods -> Mutant (source, diff, changed symbols, digest)

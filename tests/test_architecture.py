@@ -33,6 +33,7 @@ ALLOWED = {
     "noise": {"context", "verdict"},
     "evidence": {"profile", "spec", "verdict"},
     "plan": {"evidence", "verdict"},
+    "settings": {"errors"},
     "training": {"channel", "device_memory", "errors", "memory"},
     "judge": {"channel", "device_memory", "memory", "training"},
     "launch": {
@@ -48,9 +49,11 @@ ALLOWED = {
     "plugin": {
         *("context", "device", "errors", "evidence", "gates", "launch", "mutate"),
         *("noise", "pipeline", "plan", "process", "profile", "report", "sandbox"),
-        *("spec", "store", "verdict"),
+        *("settings", "spec", "store", "verdict"),
     },
-    "cli": {"errors", "gates", "mutate", "plugin", "profile", "training"},
+    "cli": {
+        *("errors", "gates", "mutate", "plugin", "profile", "settings", "training"),
+    },
 }
 # Files of training/ that run outside a trial's processes as well: no torch there.
 WITHOUT_TORCH = ("backend", "data", "tokenizer")

@@ -296,7 +296,7 @@ def test_a_gpu_without_bfloat16_is_refused_for_the_shipped_module(
         "GPU-11111111 (Tesla V100-SXM2-32GB) has compute capability 7.0, and the "
         "training module's bfloat16 needs 8.0.\n\n"
         "hint: use a newer GPU, name a training module of your own that does without "
-        "(deltaspec_module in the ini file), or use --profile cpu."
+        "(tool.deltaspec.module in pyproject.toml), or use --profile cpu."
     )
     assert chosen(shipped=False)[0] == ["1"]
 
@@ -310,8 +310,8 @@ def test_a_gpu_with_too_little_memory_is_refused_for_the_shipped_module(
         f"GPU-11111111 (NVIDIA L40S) has 46,068 MiB, and a trial takes "
         f"{GPU.memory_mib:,.0f} MiB.\n\n"
         "hint: use a GPU with more memory, name a training module of your own with a "
-        "smaller MICRO_BATCH_ROWS (deltaspec_module in the ini file), or use --profile "
-        "cpu."
+        "smaller MICRO_BATCH_ROWS (tool.deltaspec.module in pyproject.toml), or use "
+        "--profile cpu."
     )
     assert chosen(shipped=False)[0] == ["1"]
 
@@ -511,8 +511,8 @@ def test_a_module_of_ones_own_is_not_held_to_the_shipped_ones_needs(
     small = said(cuda_torch)
     own = (ROOT / "core" / "training" / "train.py").read_text()
     (cuda_torch.path / "mine.py").write_text(own)
-    cuda_torch.makeini(
-        "[pytest]\naddopts = -p no:cacheprovider\ndeltaspec_module = mine.py"
+    (cuda_torch.path / "pyproject.toml").write_text(
+        '[tool.deltaspec]\nmodule = "mine.py"\n'
     )
 
     dry = cuda_torch.runpytest_subprocess("specs", "--collect-only")

@@ -15,7 +15,7 @@ import pytest
 
 from core.cli import main
 from core.gates import configuration
-from core.plugin.options import TRAINING_MODULE
+from core.settings import TRAINING_MODULE
 from core.training.data import open_rows, open_source, prepare
 from core.training.data.climbmix import COMMIT, REPOSITORY
 from tests.conftest import ROOT

@@ -14,7 +14,6 @@ import duckdb
 import pytest
 
 from codemods.base import Codemod
-from core.plugin.options import MODULE_INI
 from core.profile import Profile
 from core.spec import Case, read_spec
 from core.store.connection import opened
@@ -313,7 +312,7 @@ def test_the_page_on_gpus_names_columns_and_what_a_profile_holds(night):
     fields = {field.name for field in attrs.fields(Profile)}
 
     assert {"gap_seconds", "memory_mib"} <= named
-    assert sorted(named - columns - fields - {MODULE_INI}) == []
+    assert sorted(named - columns - fields) == []
 
 
 def test_the_page_on_gpus_has_the_phases_of_a_trial_in_their_order():

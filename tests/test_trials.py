@@ -16,7 +16,7 @@ import duckdb
 import psutil
 import pytest
 
-from core.plugin.options import MODULE_INI, TRAINING_MODULE
+from core.settings import TRAINING_MODULE
 from tests.conftest import ROOT
 from tests.test_plugin import spec
 
@@ -174,7 +174,9 @@ def test_a_base_that_does_not_run_alone_is_named_with_where_to_look(
     (project.path / "train.py").write_text(
         source.replace("run.log(step_loss)", "run.log(step_loss * float('nan'))")
     )
-    project.makeini(f"[pytest]\n{MODULE_INI} = train.py\n")
+    (project.path / "pyproject.toml").write_text(
+        "[tool.deltaspec]\nmodule = 'train.py'\n"
+    )
 
     result = project.runpytest_subprocess("specs", *QUICK, "--base-seeds", "2")
 

@@ -143,14 +143,14 @@ def _check_needs(gpus: Sequence[Device]) -> None:
                 f"{gpu.label} has compute capability {has}, and the training module's "
                 f"bfloat16 needs {needs}.",
                 hint="use a newer GPU, name a training module of your own that does "
-                "without (deltaspec_module in the ini file), or use --profile cpu.",
+                "without (tool.deltaspec.module in pyproject.toml), or use --profile cpu.",
             )
         if gpu.memory_mib is not None and gpu.memory_mib < GPU.memory_mib:
             raise SessionError(
                 f"{gpu.label} has {gpu.memory_mib:,.0f} MiB, and a trial takes "
                 f"{GPU.memory_mib:,.0f} MiB.",
                 hint="use a GPU with more memory, name a training module of your own "
-                "with a smaller MICRO_BATCH_ROWS (deltaspec_module in the ini file), or "
+                "with a smaller MICRO_BATCH_ROWS (tool.deltaspec.module in pyproject.toml), or "
                 "use --profile cpu.",
             )
 

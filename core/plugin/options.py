@@ -10,9 +10,7 @@ from core.device import Device
 from core.errors import SessionError
 from core.plugin.choice import choose
 from core.profile import PROFILES, Profile
-
-MODULE_INI = "deltaspec_module"
-TRAINING_MODULE = "core/training/train.py"
+from core.settings import LIBRARY, TRAINING_MODULE, read_settings
 
 
 def _each(field: str) -> str:
@@ -81,10 +79,6 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="let a refuted hypothesis fail the run",
     )
-    parser.addini(
-        MODULE_INI,
-        f"the training module that codemods rewrite (default: {TRAINING_MODULE})",
-    )
 
 
 @attrs.frozen(kw_only=True)
@@ -147,14 +141,13 @@ def read_request(config: pytest.Config) -> Request:
     Raises:
         SessionError: An option has an impossible value.
     """
-    library = Path(__file__).parents[2]
-    named = config.getini(MODULE_INI)
-    module = config.rootpath / named if named else library / TRAINING_MODULE
+    settings = read_settings(config.rootpath)
+    module = settings.training_module(config.rootpath)
     profile, devices, reason = choose(
         config.option.profile,
         count=config.option.gpus,
         shared=config.option.shared_gpu,
-        shipped=module.resolve() == library / TRAINING_MODULE,
+        shipped=module.resolve() == LIBRARY / TRAINING_MODULE,
         dry=config.option.collectonly,
     )
     budget, seeds = config.option.budget, config.option.seeds
@@ -171,12 +164,6 @@ def read_request(config: pytest.Config) -> Request:
         )
     if base_seeds is not None:
         _check_base_alone(config, base_seeds, len(devices))
-    cache = user_cache()
-    if not module.is_file():
-        raise SessionError(
-            f"{MODULE_INI} = {named}: there is no such file.",
-            hint="name the training module relative to the project.",
-        )
     return Request(
         profile=attrs.evolve(profile, budget_seconds=budget or profile.budget_seconds),
         devices=devices,
@@ -189,9 +176,9 @@ def read_request(config: pytest.Config) -> Request:
         strict=config.option.strict_hypotheses,
         confined=config.option.sandbox == "full",
         project=config.rootpath,
-        library=library,
+        library=LIBRARY,
         module=module,
-        cache=cache,
+        cache=user_cache(),
     )
 
 

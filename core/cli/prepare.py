@@ -1,10 +1,8 @@
-"""The command ``deltaspec``, for what is done beside a session of pytest."""
+"""``deltaspec prepare``: make what ``--data`` names ready for sessions."""
 
 import argparse
-import sys
 import textwrap
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,15 +18,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from core.errors import DataError, DeltaspecError
+from core.errors import DataError
 from core.gates import configuration
 from core.mutate import Job, mutate
-from core.plugin.options import TRAINING_MODULE, user_cache
+from core.plugin.options import user_cache
 from core.profile import GPU
+from core.settings import LIBRARY, TRAINING_MODULE
 from core.training.data import DATA_FOLDER, Prepared, open_source, prepare
 from core.training.data.climbmix import CLIMBMIX, TRAINING_SHARDS
 
-LIBRARY = Path(__file__).parents[1]
 WIDTH = 80  # of what is printed, a path excepted
 MARGIN = 19  # of it, for what a line is about
 
@@ -39,70 +37,48 @@ SPLIT_BY = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code."""
-    arguments = _parser().parse_args(argv)
-    try:
-        arguments.command(arguments)
-    except DeltaspecError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "interrupted: nothing is half-made, and the same command goes on",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+DESCRIPTION = (
+    "Fetch a corpus, train its tokenizer, pack it into rows: what a session with --data"
+    " SOURCE would do first, and then finds done."
+)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="deltaspec", description="Prepare what `pytest specs/` runs on."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    preparing = commands.add_parser(
-        "prepare",
-        help="fetch a corpus, train its tokenizer, pack it into rows",
-        description="Fetch a corpus, train its tokenizer, pack it into rows: what a"
-        " session with --data SOURCE would do first, and then finds done.",
-    )
-    preparing.set_defaults(command=_prepare)
-    preparing.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument(
         "source",
         metavar="SOURCE",
         help=f"{CLIMBMIX} (from the Hugging Face hub), stdlib, or a file or folder of"
         " parquet or text",
     )
-    preparing.add_argument(
+    parser.add_argument(
         "--shards",
         type=int,
         metavar="N",
         help=f"shards of {CLIMBMIX} to train on ({TRAINING_SHARDS}); {CLIMBMIX}:N says"
         " the same",
     )
-    preparing.add_argument(
+    parser.add_argument(
         "--vocab-size",
         type=int,
         metavar="V",
         help="ids of the tokenizer (as the training module has it)",
     )
-    preparing.add_argument(
+    parser.add_argument(
         "--sequence-len",
         type=int,
         metavar="T",
         help="tokens of a row, without its first (as the training module has it)",
     )
-    preparing.add_argument(
+    parser.add_argument(
         "--cache",
         type=Path,
         metavar="DIR",
         help="folder to work in (the one where sessions look)",
     )
-    return parser
 
 
-def _prepare(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Prepare a corpus, and print what was made."""
     began = time.monotonic()
     cache = user_cache() if arguments.cache is None else arguments.cache.absolute()
@@ -276,7 +252,3 @@ class Stages:
             highlight=False,
             soft_wrap=True,
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
