@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import filelock
@@ -30,9 +30,41 @@ def locked(project: Path, devices: Sequence[Device]) -> contextlib.ExitStack:
         return stack.pop_all()
 
 
-def _lock_project(stack: contextlib.ExitStack, project: Path) -> None:
-    path = project / "runs" / ".lock"
+def project_lock(project: Path) -> filelock.FileLock:
+    """Return the lock that a session of *project* holds; its folder may be missing."""
+    return filelock.FileLock(project / "runs" / ".lock")
+
+
+@contextlib.contextmanager
+def agent_lock(project: Path) -> Iterator[None]:
+    """Let one agent write codemods in a project: two would pay for the same.
+
+    Raises:
+        SessionError: Another one does, or runs/ cannot be written.
+    """
+    path = project / "runs" / ".agent.lock"
     lock = filelock.FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise SessionError(
+            f"another agent writes codemods in {project}.", hint=HINT
+        ) from error
+    except OSError as error:
+        raise SessionError(
+            f"{path.parent} cannot be written: {error.strerror}.",
+            hint="make it a folder that you can write to: each call is kept there.",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock_project(stack: contextlib.ExitStack, project: Path) -> None:
+    lock = project_lock(project)
+    path = Path(lock.lock_file)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
