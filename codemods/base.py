@@ -85,7 +85,10 @@ class Codemod(VisitorBasedCodemodCommand):
         if changed.code == tree.code:
             raise SiteNotFound(
                 f"{self} found nothing to rewrite in the training module.",
-                hint="compare the site that its EXAMPLES show with the training module.",
+                hint="compare the site that its EXAMPLES show with the training module."
+                if self.EXAMPLES
+                else "compare what it looks for with the training module, and show it "
+                "in EXAMPLES.",
             )
         return changed
 
@@ -95,9 +98,11 @@ def _check(codemod: type[Codemod], options: dict[str, Any]) -> None:
     known = ", ".join(parameters)
     for name, value in options.items():
         if name not in parameters:
+            near = difflib.get_close_matches(name, parameters, n=1)
+            meant = f"did you mean {near[0]!r}? " if near else ""
             raise CodemodRefused(
                 f"{codemod.__name__} does not take the option {name!r}.",
-                hint=f"use one of its options: {known}."
+                hint=f"{meant}use one of its options: {known}."
                 if known
                 else "leave it out: the codemod takes no options.",
             )
@@ -173,7 +178,7 @@ def definition(tree: cst.Module, name: str) -> Definition:
         SiteNotFound: There is none.
         CodemodRefused: There are several.
     """
-    known = list(_definitions(tree.body, ""))
+    known = list(definitions(tree.body))
     found = [node for found_name, node in known if found_name == name]
     if not found:
         raise SiteNotFound(
@@ -188,14 +193,15 @@ def definition(tree: cst.Module, name: str) -> Definition:
     return found[0]
 
 
-def _definitions(
-    body: Iterable[cst.CSTNode], prefix: str
+def definitions(
+    body: Iterable[cst.CSTNode], prefix: str = ""
 ) -> Iterator[tuple[str, Definition]]:
+    """Yield each function, method and class of *body* with its name."""
     for node in body:
         if isinstance(node, cst.FunctionDef | cst.ClassDef):
             yield prefix + node.name.value, node
         if isinstance(node, cst.ClassDef):
-            yield from _definitions(node.body.body, f"{prefix}{node.name.value}.")
+            yield from definitions(node.body.body, f"{prefix}{node.name.value}.")
 
 
 def statements(tree: cst.Module, source: str, *, option: str) -> list[Statement]:

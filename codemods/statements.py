@@ -6,8 +6,9 @@ arguments, and alone as a body for any body.
 """
 
 import ast
+import difflib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from textwrap import dedent
 from typing import Any
 
@@ -19,13 +20,15 @@ from codemods.base import (
     Block,
     Codemod,
     Statement,
-    close,
     definition,
+    definitions,
     exchanged,
     parsable,
     statements,
 )
 from core.errors import CodemodRefused, SiteNotFound
+
+Site = tuple[Block, Statement, ast.stmt]
 
 
 class StatementCodemod(Codemod):
@@ -57,15 +60,14 @@ class StatementCodemod(Codemod):
         where = self.function or "the training module, outside functions and classes"
         pattern = self._pattern()
         sites = list(_statements(scope, scope))
-        # `x[..., 0]` is common in tensor code: what is equal needs no wildcard.
-        found = [site for site in sites if ast.dump(site[2]) == ast.dump(pattern)]
-        found = found or [site for site in sites if _fits(pattern, site[2])]
+        found = _matching(pattern, sites)
         if not found:
-            shown = {_first_line(node): None for _, _, node in sites}
+            elsewhere = _elsewhere(pattern, tree)
             raise SiteNotFound(
                 f"There is no statement {_first_line(pattern)!r} in {where}.",
-                hint="take one that is there, such as: "
-                f"{close(_first_line(pattern), shown)}.",
+                hint=f"it stands in {elsewhere}: give function={elsewhere!r}."
+                if elsewhere
+                else f"take one that is there: {_nearest(pattern, sites)}.",
             )
         if len(found) > 1:
             positions = MetadataWrapper(tree, unsafe_skip_copy=True).resolve(
@@ -292,9 +294,7 @@ class DeleteStatement(StatementCodemod):
         return []
 
 
-def _statements(
-    node: cst.CSTNode, scope: cst.CSTNode
-) -> Iterator[tuple[Block, Statement, ast.stmt]]:
+def _statements(node: cst.CSTNode, scope: cst.CSTNode) -> Iterator[Site]:
     """Yield each statement of *scope* with its block and its syntax tree.
 
     A function holds the functions within it; a module or a class holds none of what is
@@ -312,6 +312,35 @@ def _statements(
         ) and not isinstance(scope, cst.FunctionDef)
         if not is_closed and not isinstance(child, cst.BaseExpression):
             yield from _statements(child, scope)
+
+
+def _matching(pattern: ast.stmt, sites: Iterable[Site]) -> list[Site]:
+    """Return the *sites* that are *pattern*, or that it fits."""
+    sites = list(sites)
+    # `x[..., 0]` is common in tensor code: what is equal needs no wildcard.
+    equal = [site for site in sites if ast.dump(site[2]) == ast.dump(pattern)]
+    return equal or [site for site in sites if _fits(pattern, site[2])]
+
+
+def _elsewhere(pattern: ast.stmt, tree: cst.Module) -> str:
+    """Return the function that holds a statement like *pattern*; "" if none does."""
+    for name, node in definitions(tree.body):
+        is_function = isinstance(node, cst.FunctionDef)
+        if is_function and _matching(pattern, _statements(node, node)):
+            return name
+    return ""
+
+
+def _nearest(pattern: ast.stmt, sites: Iterable[Site]) -> str:
+    """Show the statements that are most like *pattern*, each as a pattern."""
+    shown = list(dict.fromkeys(_as_pattern(node) for *_, node in sites))
+    near = difflib.get_close_matches(_as_pattern(pattern), shown, n=3, cutoff=0)
+    return "; ".join(near) or "it has none"
+
+
+def _as_pattern(node: ast.stmt) -> str:
+    first, *rest = ast.unparse(node).splitlines()
+    return f"{first} ..." if rest else first
 
 
 def _first_line(node: ast.stmt) -> str:

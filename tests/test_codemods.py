@@ -129,6 +129,8 @@ def test_codemods_in_a_folder_named_like_a_module_of_the_vocabulary_run_too(tmp_
 class Scaled(Codemod):
     """Scale what is there."""
 
+    EXAMPLES = (("x = 2", "x = 2.4"),)
+
     def __init__(self, context, *, scale: float = 1.2, times: int = 1) -> None:
         super().__init__(context)
         self.scale = scale
@@ -148,6 +150,14 @@ def test_a_codemod_that_finds_nothing_to_rewrite_is_an_error():
     )
 
 
+def test_a_codemod_without_examples_is_told_to_show_its_site():
+    assert str(error_of(NoOptions, "x = 1")) == (
+        "NoOptions() found nothing to rewrite in the training module.\n\n"
+        "hint: compare what it looks for with the training module, and show it in "
+        "EXAMPLES."
+    )
+
+
 @pytest.mark.parametrize(
     ("codemod", "options", "message"),
     [
@@ -155,7 +165,8 @@ def test_a_codemod_that_finds_nothing_to_rewrite_is_an_error():
             SetConstant,
             {"nam": "X", "value": 1},
             "SetConstant does not take the option 'nam'.\n\n"
-            "hint: use one of its options: name, value, expression.",
+            "hint: did you mean 'name'? use one of its options: name, value, "
+            "expression.",
         ),
         (
             NoOptions,
@@ -517,7 +528,7 @@ def test_several_statements_can_take_the_place_of_one():
             {"function": "MLP.forward", "statement": "x = nrm(x)"},
             SiteNotFound,
             "There is no statement 'x = nrm(x)' in MLP.forward.\n\n"
-            "hint: take one that is there, such as: x = norm(x), x = F.relu(x), "
+            "hint: take one that is there: x = norm(x); x = F.relu(x); "
             "x = norm(x[..., 0]).",
         ),
         (
@@ -525,7 +536,14 @@ def test_several_statements_can_take_the_place_of_one():
             SiteNotFound,
             "There is no statement 'x = norm(x)' in the training module, outside "
             "functions and classes.\n\n"
-            "hint: take one that is there, such as: class MLP(nn.Module):.",
+            "hint: it stands in MLP.forward: give function='MLP.forward'.",
+        ),
+        (
+            {"statement": "x = nrm(x)"},
+            SiteNotFound,
+            "There is no statement 'x = nrm(x)' in the training module, outside "
+            "functions and classes.\n\n"
+            "hint: take one that is there: class MLP(nn.Module): ....",
         ),
         (
             {"function": "MLP.forward", "statement": "x = norm(...)"},
@@ -713,7 +731,8 @@ def test_a_computed_depth_becomes_the_number_after_it():
         (
             GROUPS.replace('name="head"', 'name="lm_head"'),
             "There is no statement 'self.lm_head = Linear(...)' in GPT.__init__.\n\n"
-            "hint: take one that is there, such as: self.head = Linear(2, 2).",
+            "hint: take one that is there: self.head = Linear(2, 2); self.scalars = "
+            "parameter(2).",
         ),
     ],
 )

@@ -16,6 +16,10 @@ PLAIN_DATA = (
     "write it with literals, names bound above, f-strings, comprehensions and Expect, "
     "Experiment, Sweep, codemod."
 )
+LEAVE_OUT = (
+    "leave it out: a spec needs only what core.spec has, Expect, Experiment, Sweep, "
+    "codemod."
+)
 NOT_A_NAME = "does not match [a-z][a-z0-9_]{0,63}."
 
 
@@ -103,6 +107,7 @@ def test_a_spec_file_reads_as_it_is_written(cases):
             ),
             expect=Expect(delta_bpb=-0.001, sd=0.002),
             tags=("attention", "speed"),
+            asked="c2e7077895dd1722",
         )
         for base in (50_000, 100_000)
     ]
@@ -151,7 +156,9 @@ def test_the_same_experiment_may_be_spelled_in_several_ways(cases, imports, sour
     ("said", "delta"), [("0.002", 0.002), ("+0.002", 0.002), ("1", 1), ("-1e-3", -1e-3)]
 )
 def test_a_prediction_may_be_of_harm_and_may_carry_its_sign(cases, said, delta):
-    (case,) = cases(experiment(expect=f"Expect(delta_bpb={said})"))
+    tags = "('harm',)" if delta > 0 else None
+
+    (case,) = cases(experiment(expect=f"Expect(delta_bpb={said})", tags=tags))
 
     assert case.expect.delta_bpb == delta
 
@@ -303,11 +310,24 @@ EXPECT = [
     (
         "Expect(delta_bpb='-0.002..-0.001')",
         "delta_bpb='-0.002..-0.001': expected a number of bits per byte.",
-        "give one number, and its uncertainty as sd=: delta_bpb=-0.001.",
+        "write delta_bpb=-0.0015, sd=0.00025, which reads the range as two sd to either "
+        "side.",
     ),
     (
         "Expect(delta_bpb=(-0.002, -0.001))",
         "delta_bpb=(-0.002, -0.001): expected a number of bits per byte.",
+        "write delta_bpb=-0.0015, sd=0.00025, which reads the range as two sd to either "
+        "side.",
+    ),
+    (
+        "Expect(delta_bpb='-0.001 to 0.001')",
+        "delta_bpb='-0.001 to 0.001': expected a number of bits per byte.",
+        "write delta_bpb=0, within=0.001, which reads the range as two sd to either "
+        "side.",
+    ),
+    (
+        "Expect(delta_bpb='small')",
+        "delta_bpb='small': expected a number of bits per byte.",
         "give one number, and its uncertainty as sd=: delta_bpb=-0.001.",
     ),
     (
@@ -323,7 +343,7 @@ EXPECT = [
     (
         "Expect(delta_bpb=-0.001, sd='wide')",
         "sd='wide': expected a number of bits per byte.",
-        "give one number, and its uncertainty as sd=: sd=-0.001.",
+        "write one number above 0: sd=0.001.",
     ),
     (
         "Expect(delta_bpb=-0.001, sd=-0.01)",
@@ -358,7 +378,7 @@ EXPECT = [
     (
         "Expect()",
         "Expect misses the field 'delta_bpb'.",
-        "add delta_bpb=... to it.",
+        "add delta_bpb=-0.001, in bits per byte: negative is an improvement.",
     ),
     (
         "Expect(delta=-0.01)",
@@ -502,12 +522,12 @@ TAGS = [
     (
         "'attention'",
         "tags='attention' is one text: expected a tuple of tags.",
-        "write tags=('attention',), with the comma.",
+        'write tags=("attention",).',
     ),
     (
         "('attention')",
         "tags='attention' is one text: expected a tuple of tags.",
-        "write tags=('attention',), with the comma.",
+        'write tags=("attention",).',
     ),
     (
         "5",
@@ -517,12 +537,12 @@ TAGS = [
     (
         "('Long context',)",
         f"the tag 'Long context' {NOT_A_NAME}",
-        "use lower case and underscores: 'long_context'.",
+        'use lower case and underscores: tags=("long_context",).',
     ),
     (
         "('speed\\n',)",
         f"the tag 'speed\\n' {NOT_A_NAME}",
-        "use lower case and underscores: 'speed'.",
+        'use lower case and underscores: tags=("speed",).',
     ),
     (
         "('9lives',)",
@@ -568,13 +588,20 @@ def test_a_field_that_is_wrong_says_how_to_put_it_right(
             {"hypothesis": None},
             2,
             "Experiment misses the field 'hypothesis'.",
-            "add hypothesis=... to it.",
+            'add hypothesis="...", which says why the change should help or harm.',
+        ),
+        (
+            {"hypothesis": None, "change": None, "tags": "()"},
+            2,
+            "Experiment misses the fields 'hypothesis' and 'change'.",
+            'add hypothesis="...", which says why the change should help or harm and '
+            'change="...", which says what to change in the training module.',
         ),
         (
             {"hypothesis": '" "'},
             3,
             "hypothesis=' ': expected a sentence.",
-            "say in hypothesis= what a reader needs to judge the outcome.",
+            "say in hypothesis= why the change should help or harm.",
         ),
         (
             {"change": '"One,", "two."'},
@@ -604,7 +631,8 @@ def test_a_field_that_is_wrong_says_how_to_put_it_right(
             {"sweep": "Sweep(base=(1, 2))"},
             2,
             "the axis 'base' of the sweep is used nowhere in change=.",
-            'refer to it as "{base}".',
+            'write "{base}" where its value goes in change=, or take it out of the '
+            "sweep.",
         ),
         (
             {
@@ -614,7 +642,7 @@ def test_a_field_that_is_wrong_says_how_to_put_it_right(
             },
             2,
             "the axis 'base' of the sweep is used nowhere in codemod=.",
-            'refer to it as "{base}".',
+            'write "{base}" in place of "{bsae}".',
         ),
     ],
 )
@@ -679,31 +707,37 @@ def test_an_experiment_that_is_wrong_says_how_to_put_it_right(
         ),
         (
             "import os",
-            "a spec file holds data, not this import.",
+            "import os: a spec file imports nothing but the spec vocabulary.",
+            LEAVE_OUT,
+        ),
+        (
+            "import core.spec",
+            "import core.spec: a spec file imports nothing but the spec vocabulary.",
             "write: from core.spec import Expect, Experiment, Sweep, codemod.",
         ),
         (
             "from .attention import rope",
-            "a spec file holds data, not this import.",
-            "write: from core.spec import Expect, Experiment, Sweep, codemod.",
+            "from .attention import rope: a spec file imports nothing but the spec "
+            "vocabulary.",
+            LEAVE_OUT,
         ),
         (
             "from deltaspec import Experiment",
             "from deltaspec import Experiment: a spec file imports nothing but the "
             "spec vocabulary.",
-            "import Experiment from core.spec.",
+            "write: from core.spec import Experiment.",
         ),
         (
             "from core.spec import Experimnt",
             "from core.spec import Experimnt: a spec file imports nothing but the "
             "spec vocabulary.",
-            "import Experiment from core.spec.",
+            "write: from core.spec import Experiment.",
         ),
         (
             "from core.spec import *",
             "from core.spec import *: a spec file imports nothing but the spec "
             "vocabulary.",
-            "import Expect, Experiment, Sweep, codemod from core.spec.",
+            "write: from core.spec import Expect, Experiment, Sweep, codemod.",
         ),
         (
             "flag = true",

@@ -310,6 +310,7 @@ dead = Experiment(
     change="Stop the output matrix.",
     codemod=codemod("constants.SetConstant", name="SOFTCAP", value=0.1),
     expect=Expect(delta_bpb=0.4, on="cpu"),
+    tags=("harm",),
 )
 hopeful = Experiment(
     hypothesis="The same module, believed to help.",

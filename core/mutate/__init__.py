@@ -30,7 +30,7 @@ from core.errors import (
 from core.mutate import compare, lookup
 from core.mutate.children import Answer, ask
 from core.mutate.compare import SymbolChange
-from core.mutate.lookup import ROOT, find_codemod
+from core.mutate.lookup import ROOT, find_codemod, written_for
 from core.spec.vocabulary import CodemodCall
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "mutate_all",
     "shown",
     "unchanged",
+    "written_for",
 ]
 
 TIMEOUT_SECONDS = 60.0  # of one job; LibCST needs a quarter of a second
@@ -295,9 +296,10 @@ def _failure(
     if "unreadable" in answer:
         return _unreadable(call, answer["unreadable"])
     if "failed" in answer:
+        advice = answer.get("advice")
         return CodemodRefused(
             f"{_name(call)} failed: {answer['failed']}.",
-            hint=f"correct {_path(call)}.",
+            hint=f"correct {_path(call)}{f': {advice}' if advice else '.'}",
         )
     if "error" in answer:
         kind = getattr(errors, answer["error"], None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from core.errors import CodemodRefused
 from core.mutate import compare
 
+BINDING = "WRITTEN_FOR"  # names what a spec asked for, in a codemod
 ROOT = Path(__file__).resolve().parents[2]  # where the built-in codemods are
 
 
@@ -48,6 +49,25 @@ def find_codemod(project: Path, spec: Sequence[str], name: str) -> str | None:
             f"{''.join(part.title() for part in name.split('_'))}.",
         )
     return f"{module}.{found[0]}"
+
+
+def written_for(project: Path, spec: Sequence[str], name: str) -> str | None:
+    """Return what an experiment's own codemod was written for: ``WRITTEN_FOR`` in it.
+
+    Args:
+        project: The folder that holds ``codemods/``.
+        spec: The spec file's path below ``specs/``, without suffix.
+        name: The experiment.
+
+    Returns:
+        ``Case.asked`` as it was; None for a codemod that is bound to no wording.
+    """
+    path = _file(folders(project.resolve()), ".".join([*spec, name]))
+    if path is None:
+        return None
+    symbols = compare.read(path.read_text(encoding="utf-8")).symbols
+    text = symbols.get(("constant", BINDING))
+    return None if text is None else str(ast.literal_eval(text))
 
 
 def _file(places: Iterable[Path], module: str) -> Path | None:

@@ -21,6 +21,7 @@ from libcst.metadata import MetadataWrapper, PositionProvider
 from core.mutate import Refusal, compare, forbidden, literals
 from core.mutate.meaning import Meanings, is_called, is_name
 from core.mutate.names import Names, Scope, dotted, name_of
+from core.mutate.unbound import unbound
 
 KINDS = ("id", "isinstance", "repr", "str", "type")
 RUN = ("batches", "device", "generator", "log", "progress")
@@ -58,7 +59,7 @@ def refusals(source: str, base: str) -> tuple[Refusal, ...]:
         compare.Unreadable: One of them is too large, not Python, or nested too deeply.
     """
     tree = compare.read(source).tree  # first: LibCST may crash on what this refuses
-    found = [*_encoding(source), *_annotations(tree)]
+    found = [*_encoding(source), *_annotations(tree), *unbound(tree)]
     if (many := literals.too_many(tree, compare.read(base).tree)) is not None:
         statement, reason = many
         symbol = getattr(statement, "name", "")
@@ -73,7 +74,8 @@ def refusals(source: str, base: str) -> tuple[Refusal, ...]:
 @cache
 def _trusted(base: str) -> frozenset[tuple[str, str]]:
     tree = compare.read(base).tree
-    found = [*_encoding(base), *_annotations(tree), *_vetted(base, tree)]
+    found = [*_encoding(base), *_annotations(tree), *unbound(tree)]
+    found += _vetted(base, tree)
     return frozenset((one.reason, one.symbol) for one in found)
 
 

@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -33,9 +34,10 @@ from libcst.codemod import CodemodContext
 from core import sandbox
 from core.errors import MutationError
 from core.mutate import compare, vetting
+from core.mutate.advice import advice
 
 # What a fork may say of its job; the rest is the worker's to say
-OUTCOME = ("steps", "error", "message", "hint", "failed", "unreadable")
+OUTCOME = ("steps", "error", "message", "hint", "failed", "advice", "unreadable")
 MAX_MEMORY_BYTES = 8 << 30  # address space of one job
 MAX_SAID_CHARACTERS = 64 << 20  # of one job; a source has 2**18 bytes at most
 
@@ -203,7 +205,8 @@ def outcome(tree: cst.Module, calls: list[Any], folders: list[str]) -> dict[str,
     except compare.Unreadable as error:
         return {"steps": steps, "unreadable": str(error)}
     except BaseException as error:  # SystemExit too: no answer would look like a crash
-        return {"steps": steps, "failed": described(error, folders)}
+        failed = described(error, folders)
+        return {"steps": steps, "failed": failed, "advice": advice(error)}
     return {"steps": steps}
 
 
@@ -218,6 +221,9 @@ def apply(tree: cst.Module, reference: str, options: list[Any]) -> str:
 def described(error: BaseException, folders: list[str]) -> str:
     """Return the error in one line, with the last place in a codemod."""
     text = traceback.format_exception_only(error)[-1].strip()
+    text = text.partition(". Did you ")[0]  # newer Pythons do; see advice
+    if isinstance(error, ImportError):  # the path of a library says nothing
+        text = re.sub(r" \([^()]*\)$", "", text)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         for folder in folders:
             if Path(frame.filename).is_relative_to(folder):

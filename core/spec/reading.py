@@ -1,10 +1,10 @@
 """Read a spec file into cases, from its syntax tree: a spec file is never executed."""
 
 import ast
-import difflib
 import hashlib
 import json
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from core.errors import SpecError
+from core.spec.arguments import check_arguments, nearest
 from core.spec.vocabulary import (
     NAME,
     CodemodCall,
@@ -47,6 +48,8 @@ class Case:
         codemods: How to change it; empty when the codemod is to be looked up.
         expect: What is predicted, if anything.
         tags: Words for ``-k``.
+        asked: Sixteen hexadecimal digits of what a codemod is asked to do: the change,
+            and the axes of its sweep. What is predicted, and why, is not part of it.
     """
 
     file: str
@@ -58,6 +61,7 @@ class Case:
     codemods: tuple[CodemodCall, ...] = ()
     expect: Expect | None = None
     tags: tuple[str, ...] = ()
+    asked: str = ""
 
     @property
     def label(self) -> str:
@@ -73,7 +77,9 @@ class Case:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits of everything that the author claims."""
-        claim = attrs.asdict(attrs.evolve(self, line=0))
+        claim = attrs.asdict(
+            attrs.evolve(self, line=0), filter=lambda field, _: field.name != "asked"
+        )
         text = json.dumps(claim, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -151,7 +157,7 @@ def _unknown(
 ) -> SpecError:
     name, message = unknown.name, unknown.message
     known = [*evaluator.names, *evaluator.functions, *VOCABULARY, "True", "False"]
-    near = [] if name in known else difflib.get_close_matches(name, known, n=1)
+    near = [] if name in known else nearest(name, known)
     if name in evaluator.functions:
         hint = f"write {name}(...)."
     elif name in VOCABULARY:
@@ -159,11 +165,41 @@ def _unknown(
         used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
         missing = sorted(used & VOCABULARY.keys() - evaluator.functions.keys())
         hint = f"add: from {VOCABULARY_MODULE} import {', '.join(missing)}."
+    elif name in _formatted(statement):
+        axis = nearest(name, _axes(statement))
+        hint = (
+            f'leave out the f before the text: "{{{axis[0]}}}" is the axis of the sweep.'
+            if axis
+            else f"bind {name} above; or add sweep=Sweep({name}=(...)), and leave out "
+            "the f before the text."
+        )
     elif near:
         hint = f"did you mean {near[0]!r}?"
     else:
         hint = PLAIN_DATA
     return _error(message, file, unknown.line, hint=hint)
+
+
+def _formatted(statement: ast.stmt) -> set[str]:
+    """Return the names that f-strings of *statement* refer to."""
+    return {
+        name.id
+        for text in ast.walk(statement)
+        if isinstance(text, ast.JoinedStr)
+        for name in ast.walk(text)
+        if isinstance(name, ast.Name)
+    }
+
+
+def _axes(statement: ast.stmt) -> set[str]:
+    """Return the axes of the sweep in *statement*, which was not evaluated."""
+    return {
+        axis.arg
+        for node in ast.walk(statement)
+        if isinstance(node, ast.keyword) and node.arg == "sweep"
+        for axis in getattr(node.value, "keywords", ())
+        if axis.arg is not None
+    }
 
 
 def _check_new(case: Case, lines: dict[str, int]) -> None:
@@ -181,8 +217,8 @@ def _read_statement(statement: ast.stmt, file: str, evaluator: Evaluator) -> lis
     match statement:
         case ast.Expr(value=ast.Constant(value=str())):
             return []  # a docstring
-        case ast.ImportFrom(module=module, names=names, level=0):
-            _import(module or "", names, statement.lineno, file, evaluator)
+        case ast.Import() | ast.ImportFrom():
+            _import(statement, file, evaluator)
             return []
         case (
             ast.Assign(targets=[ast.Name(id=name)], value=node)
@@ -205,11 +241,8 @@ def _read_statement(statement: ast.stmt, file: str, evaluator: Evaluator) -> lis
 
 def _kind(statement: ast.stmt, evaluator: Evaluator) -> tuple[str, str]:
     """Return what *statement* is, and what to write in its place."""
-    vocabulary = f"write: from {VOCABULARY_MODULE} import {', '.join(VOCABULARY)}."
     one_name = "bind one plain name in each statement: NAME = Experiment(...)."
     match statement:
-        case ast.Import() | ast.ImportFrom():
-            return "this import", vocabulary
         case ast.Expr(value=ast.Call(func=ast.Name(id=name))) if (
             name in evaluator.functions
         ):
@@ -236,25 +269,36 @@ def _holds_experiment(value: object) -> bool:
 
 
 def _import(
-    module: str, names: list[ast.alias], line: int, file: str, evaluator: Evaluator
+    statement: ast.Import | ast.ImportFrom, file: str, evaluator: Evaluator
 ) -> None:
+    """Bind what *statement* imports, or was meant to: the rest of the file is read."""
+    module = None
+    if isinstance(statement, ast.ImportFrom) and statement.level == 0:
+        module = statement.module
     if module == "__future__":
         return
-    for alias in names:
-        if module != VOCABULARY_MODULE or alias.name not in VOCABULARY:
-            near = difflib.get_close_matches(alias.name, VOCABULARY, n=1)
-            raise SpecError(
-                f"from {module} import {alias.name}: a spec file imports nothing but "
-                "the spec vocabulary.",
-                hint=f"import {near[0] if near else ', '.join(VOCABULARY)} "
-                f"from {VOCABULARY_MODULE}.",
-                place=f"{file}:{line}",
-            )
-        evaluator.functions = {
-            **evaluator.functions,
-            alias.asname or alias.name: _located(VOCABULARY[alias.name], file),
-        }
-        evaluator.takes_node |= {alias.asname or alias.name}
+    asked = {alias.asname or alias.name: alias.name for alias in statement.names}
+    meant = {
+        alias if alias != name else near: near
+        for alias, name in asked.items()
+        for near in nearest(name, VOCABULARY)
+    }
+    if {"*", VOCABULARY_MODULE} & {*asked.values()}:
+        meant = {name: name for name in VOCABULARY}
+    located = {alias: _located(VOCABULARY[name], file) for alias, name in meant.items()}
+    evaluator.functions = {**evaluator.functions, **located}
+    evaluator.takes_node |= located.keys()
+    if module == VOCABULARY_MODULE and meant == asked:
+        return
+    names = [n if alias == n else f"{n} as {alias}" for alias, n in meant.items()]
+    said = textwrap.shorten(ast.unparse(statement), 80, placeholder=" ...")
+    raise SpecError(
+        f"{said}: a spec file imports nothing but the spec vocabulary.",
+        hint=f"write: from {VOCABULARY_MODULE} import {', '.join(names)}."
+        if names
+        else f"leave it out: a spec needs only what {VOCABULARY_MODULE} has, "
+        f"{', '.join(VOCABULARY)}.",
+    )
 
 
 def _located(call: Callable[..., Any], file: str) -> Callable[..., Any]:
@@ -263,55 +307,13 @@ def _located(call: Callable[..., Any], file: str) -> Callable[..., Any]:
     def located(node: ast.Call, *positional: Any, **named: Any) -> Any:
         lines = {keyword.arg: keyword.value.lineno for keyword in node.keywords}
         try:
-            _check_arguments(call, positional, named)
+            check_arguments(call, positional, named)
             return call(*positional, **named)
         except SpecError as error:
             _placed(error, file, lines.get(error.field, node.lineno))
             raise
 
     return located
-
-
-def _check_arguments(
-    call: Callable[..., Any], positional: tuple[Any, ...], named: dict[str, Any]
-) -> None:
-    """Refuse unknown, missing and positional arguments in the words of a spec."""
-    if not attrs.has(call) or call is Sweep:
-        if positional and call is Sweep:
-            raise SpecError(
-                f"Sweep({positional[0]!r}) does not say which axis this is.",
-                hint="name it: Sweep(base=(1, 2, 4)).",
-            )
-        if call is codemod and len(positional) != 1:
-            raise SpecError(
-                f"codemod takes one reference, and got {len(positional)}.",
-                hint='write codemod("module.Class", option=value).',
-            )
-        return
-    fields = {field.name: field for field in attrs.fields(call)}
-    name = call.__name__
-    if positional:
-        raise SpecError(
-            f"{name}({positional[0]!r}, ...) does not say which field this is.",
-            hint=f"name it; the fields are {', '.join(fields)}.",
-        )
-    for unknown in named:
-        if unknown in fields:
-            continue
-        near = difflib.get_close_matches(unknown, fields, n=1)
-        raise SpecError(
-            f"{name} has no field {unknown!r}.",
-            hint=f"did you mean {near[0]!r}?"
-            if near
-            else f"use one of its fields: {', '.join(fields)}.",
-            field=unknown,
-        )
-    for field in fields.values():
-        if field.default is attrs.NOTHING and field.name not in named:
-            raise SpecError(
-                f"{name} misses the field {field.name!r}.",
-                hint=f"add {field.name}=... to it.",
-            )
 
 
 def _expand(name: str, experiment: Experiment, file: str, node: ast.expr) -> list[Case]:
@@ -324,12 +326,17 @@ def _expand(name: str, experiment: Experiment, file: str, node: ast.expr) -> lis
     calls = tuple(experiment.codemod)
     if experiment.sweep is not None:
         used = repr([call.options for call in calls]) if calls else experiment.change
+        where = "codemod" if calls else "change"
         for axis, _ in experiment.sweep.axes:
             if f"{{{axis}}}" not in used:
-                where = "codemod" if calls else "change"
+                others = {f"{{{other}}}" for other, _ in experiment.sweep.axes}
+                typo = nearest(f"{{{axis}}}", {*re.findall(r"\{\w+\}", used)} - others)
                 raise SpecError(
                     f"the axis {axis!r} of the sweep is used nowhere in {where}=.",
-                    hint=f'refer to it as "{{{axis}}}".',
+                    hint=f'write "{{{axis}}}" in place of "{typo[0]}".'
+                    if typo
+                    else f'write "{{{axis}}}" where its value goes in {where}=, or '
+                    "take it out of the sweep.",
                     field="sweep",
                 )
     axes = () if experiment.sweep is None else dict(experiment.sweep.axes)
@@ -364,6 +371,14 @@ def _expand(name: str, experiment: Experiment, file: str, node: ast.expr) -> lis
             ),
             expect=experiment.expect,
             tags=tuple(experiment.tags),
+            asked=_asked(experiment),
         )
         for values in combinations
     ]
+
+
+def _asked(experiment: Experiment) -> str:
+    """Return the digest of what a codemod is asked to do."""
+    axes = () if experiment.sweep is None else experiment.sweep.axes
+    text = json.dumps([experiment.change, sorted(name for name, _ in axes)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

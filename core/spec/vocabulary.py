@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -13,6 +13,14 @@ from core.errors import SpecError
 PROFILE_NAMES = ("gpu", "cpu")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # of all that -k matches
 MAX_CASES = 64  # of one sweep: at five minutes a trial this is already a night
+HARM = "harm"  # the tag of an experiment whose positive delta_bpb is meant
+SAID = {  # what a reader finds in each text
+    "hypothesis": "why the change should help or harm",
+    "change": "what to change in the training module",
+}
+
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?")
+RANGE = re.compile(r"\s*(?:\.{2,}|\bto\b|,|…)\s*")  # between the ends of one
 
 Option = bool | int | float | str | None | tuple["Option", ...]
 
@@ -75,7 +83,7 @@ def _is_option(value: Any) -> bool:
 
 def _text(owner: object, attribute: attrs.Attribute, value: object) -> None:
     if not isinstance(value, str) or not value.strip():
-        hint = f"say in {attribute.name}= what a reader needs to judge the outcome."
+        hint = f"say in {attribute.name}= {SAID[attribute.name]}."
         if isinstance(value, tuple | list):
             hint = "write one text, without commas between its parts or behind it."
         raise SpecError(
@@ -86,12 +94,17 @@ def _text(owner: object, attribute: attrs.Attribute, value: object) -> None:
 
 
 def _bpb(owner: object, attribute: attrs.Attribute, value: object) -> None:
-    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[\d.]+(e-?\d+)?\s*", value):
+    is_width = attribute.name != "delta_bpb"
+    if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
         hint = f"write it without quotes: {attribute.name}={value.strip()}."
+    elif is_width:
+        hint = f"write one number above 0: {attribute.name}=0.001."
+    elif (prediction := _prediction(value)) is not None:
+        hint = f"write {prediction}, which reads the range as two sd to either side."
     elif isinstance(value, str | tuple | list):
-        hint = f"give one number, and its uncertainty as sd=: {attribute.name}=-0.001."
+        hint = "give one number, and its uncertainty as sd=: delta_bpb=-0.001."
     else:
-        hint = f"write a finite number, negative for an improvement: {attribute.name}=-0.001."
+        hint = "write a finite number, negative for an improvement: delta_bpb=-0.001."
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
@@ -102,6 +115,20 @@ def _bpb(owner: object, attribute: attrs.Attribute, value: object) -> None:
             hint=hint,
             field=attribute.name,
         )
+
+
+def _prediction(value: object) -> str | None:
+    """Return the fields of the prediction that *value* is meant as, if it is a range."""
+    parts = RANGE.split(value.strip(" ()[]")) if isinstance(value, str) else value
+    try:
+        low, high = map(float, parts)
+    except (TypeError, ValueError):
+        return None
+    if not math.isfinite(low) or not math.isfinite(high) or low == high:
+        return None
+    if low == -high:
+        return f"delta_bpb=0, within={abs(high):.2g}"
+    return f"delta_bpb={(low + high) / 2:.4g}, sd={abs(high - low) / 4:.2g}"
 
 
 def _positive_bpb(
@@ -124,7 +151,8 @@ class Expect:
 
     Attributes:
         delta_bpb: Bits per byte against the base: negative is an improvement, positive
-            predicts harm, 0 with ``within`` claims equivalence.
+            predicts harm (the experiment is then tagged ``harm``), 0 with ``within``
+            claims equivalence.
         sd: How sure the author is: one standard deviation of the prediction.
         within: For ``delta_bpb=0``: how far from 0 still counts as the same.
         on: The profile that the prediction speaks of; under another one the experiment
@@ -236,7 +264,7 @@ def _tags(owner: object, attribute: attrs.Attribute, value: object) -> None:
     if isinstance(value, str):
         raise SpecError(
             f"tags={value!r} is one text: expected a tuple of tags.",
-            hint=f"write tags=({value!r},), with the comma.",
+            hint=f"write tags={_tuple_of_tags(value.split(','))}.",
             field="tags",
         )
     if not isinstance(value, tuple | list):
@@ -247,15 +275,24 @@ def _tags(owner: object, attribute: attrs.Attribute, value: object) -> None:
         )
     for tag in value:
         if not isinstance(tag, str) or not NAME.fullmatch(tag):
-            words = re.sub(r"[^a-z0-9]+", "_", str(tag).lower()).strip("_")
-            hint = f"use lower case and underscores: {words!r}."
-            if not NAME.fullmatch(words):
-                hint = 'begin with a letter, as in tags=("attention", "speed").'
+            hint = 'begin with a letter, as in tags=("attention", "speed").'
+            if NAME.fullmatch(_word(tag)):
+                hint = f"use lower case and underscores: tags={_tuple_of_tags(value)}."
             raise SpecError(
                 f"the tag {tag!r} does not match {NAME.pattern}.",
                 hint=hint,
                 field="tags",
             )
+
+
+def _word(tag: object) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", str(tag).lower()).strip("_")
+
+
+def _tuple_of_tags(tags: Iterable[object]) -> str:
+    """Return *tags* as a spec would have them, each in the form of a name."""
+    words = [f'"{word}"' for word in map(_word, tags) if word]
+    return f"({', '.join(words)}{',' if len(words) == 1 else ''})"
 
 
 def _calls(value: object) -> object:
@@ -273,7 +310,8 @@ class Experiment:
         codemod: The codemod that makes the change, or several in their order; without
             one it is looked up at ``codemods/<spec file>/<experiment>.py``.
         sweep: Values that ``change`` and ``codemod`` refer to as ``{axis}``.
-        tags: Words that ``-k`` matches, besides file, name and swept values.
+        tags: Words that ``-k`` matches, besides file, name and swept values; ``harm``
+            says that a positive ``delta_bpb`` is meant.
     """
 
     hypothesis: str = attrs.field(validator=_text)
@@ -285,8 +323,9 @@ class Experiment:
 
     def __attrs_post_init__(self) -> None:
         number = isinstance(self.expect, int | float) and self.expect
+        prediction = _prediction(self.expect) or f"delta_bpb={number or -0.001!r}"
         for field, kind, example in (
-            ("expect", Expect, f"expect=Expect(delta_bpb={number or -0.001!r})"),
+            ("expect", Expect, f"expect=Expect({prediction})"),
             ("sweep", Sweep, "sweep=Sweep(base=(50_000, 100_000))"),
         ):
             value = getattr(self, field)
@@ -305,6 +344,15 @@ class Experiment:
                 hint='write codemod=codemod("constants.SetConstant", name=..., '
                 "value=...).",
                 field="codemod",
+            )
+        delta = 0 if self.expect is None else self.expect.delta_bpb
+        if delta > 0 and HARM not in self.tags:
+            tags = _tuple_of_tags((*self.tags, HARM))
+            raise SpecError(
+                f"delta_bpb={delta!r} predicts harm: negative is an improvement.",
+                hint=f"write delta_bpb={-delta!r}, or tag it if harm is meant: "
+                f"tags={tags}.",
+                field="expect",
             )
 
 
