@@ -10,6 +10,7 @@ spec → mutate → gates → plan → launch → judge → store → verdict �
 * gates     Mutant -> a configuration that can run, cheapest check first
 * device    what a trial runs on: the GPUs, as NVML knows them, or the CPU
 * profile   budget, data, sizes, devices: gpu (five minutes), cpu (embedded)
+* capture   a hand-edited training module -> the codemod that makes the same edits
 * context   what must be equal for two runs to be compared
 * verdict   samples x prediction -> a word; arithmetic only
 * noise     how far val_bpb moves by itself, as measured elsewhere: the prior
@@ -27,7 +28,10 @@ spec → mutate → gates → plan → launch → judge → store → verdict �
 * judge     a trained model -> val_bpb, from logits, out of the mutant's reach
 * store     trials and verdicts <-> runs/ (the journal) <-> runs.duckdb
 * pipeline  the few functions that call the stages in this order
-* report    the verdict table
+* agent     the model API: spec -> codemod, checked, within a budget
+* report    the verdict table, and the same for programs
 * plugin    the pytest hooks, items, scheduler, live progress
-* cli       the command ``deltaspec``: `deltaspec prepare`
+* session   pytest in a child process, and the document that it leaves
+* queue     sessions that wait for their turn, and who runs them
+* cli       the command ``deltaspec``: `deltaspec run`
 """

@@ -8,8 +8,10 @@
     + SiteNotFound          ... because the code that it rewrites is not there
     + NoChange              ... because what it leaves means the same as before
     + Conflict              ... because it rewrites what an earlier codemod wrote
+    + Stale                 ... because the spec asks for something else by now
   x GateRefused             the mutated module does what is none of its business
   x ConfigurationError      the mutated module states sizes that cannot run
+  x CaptureError            a hand-edited module cannot become a codemod
   x DataError               a corpus cannot be read, or is too small
   x SessionError            this session cannot run here: profile, lock, option
   x StoreError              a row would make ``runs.duckdb`` untrue
@@ -78,12 +80,20 @@ class Conflict(MutationError):
     """A codemod rewrites what an earlier one wrote."""
 
 
+class Stale(MutationError):
+    """A codemod was written for another wording of its spec."""
+
+
 class GateRefused(DeltaspecError):
     """The mutated module does what a training module has no business doing."""
 
 
 class ConfigurationError(DeltaspecError):
     """The mutated module states sizes that cannot run."""
+
+
+class CaptureError(DeltaspecError):
+    """A hand-edited training module cannot become a codemod."""
 
 
 class DataError(DeltaspecError):

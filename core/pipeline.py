@@ -309,7 +309,8 @@ class Lab:
             "runs": list(verdict.runs),
             "decided_at": datetime.now(UTC).replace(tzinfo=None).isoformat(),
         }
-        self.journal.keep_verdict(name, {**self._described(work), "verdict": row})
+        record = {**self._described(work), "verdict": row}
+        self.journal.keep_note("verdict", name, record)
         self.verdicts.append(verdict)
         self.insert()
 

@@ -28,12 +28,16 @@ ALLOWED = {
     "gates": {"errors", "mutate", "spec", "syntax"},
     "device": {"errors"},
     "profile": {"spec"},
+    "capture": {"errors", "gates", "mutate", "profile", "spec", "syntax"},
     "context": {"device", "profile", "training"},
     "verdict": set(),
     "noise": {"context", "verdict"},
     "evidence": {"profile", "spec", "verdict"},
     "plan": {"evidence", "verdict"},
     "settings": {"errors"},
+    "agent": {
+        *("errors", "gates", "launch", "mutate", "settings", "spec", "store"),
+    },
     "training": {"channel", "device_memory", "errors", "memory"},
     "judge": {"channel", "device_memory", "memory", "training"},
     "launch": {
@@ -45,14 +49,18 @@ ALLOWED = {
         *("context", "device", "errors", "evidence", "gates", "launch", "mutate"),
         *("noise", "plan", "process", "profile", "store", "training"),
     },
-    "report": {"evidence", "launch", "spec"},
+    "report": {"errors", "evidence", "gates", "launch", "spec"},
     "plugin": {
         *("context", "device", "errors", "evidence", "gates", "launch", "mutate"),
         *("noise", "pipeline", "plan", "process", "profile", "report", "sandbox"),
-        *("settings", "spec", "store", "verdict"),
+        *("agent", "settings", "spec", "store", "verdict"),
     },
+    "session": {"report"},
+    "queue": {"errors", "launch", "plugin", "report", "session"},
     "cli": {
         *("errors", "gates", "mutate", "plugin", "profile", "settings", "training"),
+        *("launch", "queue", "report", "session", "spec", "store"),
+        *("agent", "capture", "process", "syntax"),
     },
 }
 # Files of training/ that run outside a trial's processes as well: no torch there.

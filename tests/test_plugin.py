@@ -253,7 +253,8 @@ def test_a_dry_run_flags_what_cannot_run_and_what_runs_twice(project: pytest.Pyt
     assert "rewrites lines that" in report
     assert (
         "specs/dry.py::nobody_wrote_it unimplemented: there is no codemod at "
-        "codemods/dry/nobody_wrote_it.py. Write one, or name one in codemod=." in report
+        "codemods/dry/nobody_wrote_it.py. Write one, name one in codemod=, or have one "
+        "written by --agent." in report
     )
     assert (
         "specs/dry.py::tight_again  (the same module as specs/dry.py::tight)" in report

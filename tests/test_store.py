@@ -25,7 +25,7 @@ from core.store import ingestion as store
 from core.store.connection import STORAGE, Held, opened, past_words
 from core.store.history import History, read_history
 from core.store.ingestion import ingest
-from core.store.journal import DAMAGED_HINT, Journal, new_id
+from core.store.journal import DAMAGED_HINT, NOTES, Journal, new_id
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "sql.md"
 TABLES = (
@@ -44,6 +44,7 @@ MIGRATIONS = [
     (3, "0003_belief.sql"),
     (4, "0004_steadiness.sql"),
     (5, "0005_epochs.sql"),
+    (6, "0006_agent.sql"),
 ]
 CURVE = [
     {"step": 1, "seconds": 0.5, "tokens": 2048, "loss_nats": 7.25},
@@ -235,12 +236,53 @@ def crashed(run, mutant="qk_norm", **said):
     return a_run(run, mutant, **{**nothing, **failed, **said})
 
 
+def a_call(call, **said):
+    """Return the record of an answer that was paid for."""
+    row = {
+        "call": call,
+        "attempt": "a0",
+        "id": "specs/attention.py::qk_norm",
+        "purpose": "implement",
+        "model": "claude-opus-5-5",
+        "prompt": "0" * 32,
+        "input_tokens": 20,
+        "output_tokens": 900,
+        "cache_read_tokens": 12_000,
+        "cache_write_tokens": 400,
+        "usd": 0.0225,
+        "latency_seconds": 14.5,
+        "outcome": "answered",
+        "message": None,
+        "request": "req_1",
+        "started_at": START.isoformat(),
+    }
+    return {"call": row | said, "answer": []}
+
+
+def an_attempt(attempt, **said):
+    """Return the record of a codemod that was written."""
+    row = {
+        "attempt": attempt,
+        "id": "specs/attention.py::qk_norm",
+        "spec": "0" * 16,
+        "model": "claude-opus-5-5",
+        "outcome": "implemented",
+        "reason": None,
+        "rounds": 2,
+        "calls": 4,
+        "codemod": "",
+        "ended_at": START.isoformat(),
+    }
+    return {"attempt": row | said}
+
+
 def keep(journal, *records, curve=CURVE):
     """Journal *records* as the pipeline does."""
     for record in records:
-        if "verdict" in record:
+        kind = next((kind for kind in NOTES if kind in record), None)
+        if kind is not None:
             journal.folder.mkdir(exist_ok=True)
-            journal.keep_verdict(record["verdict"]["verdict"], record)
+            journal.keep_note(kind, record[kind][kind], record)
         else:
             run = record["run"]["run"]
             (journal.begin(run) / "train.py").write_text(record["mutant"]["source"])
@@ -351,7 +393,7 @@ def test_a_verdict_whose_session_is_killed_leaves_nothing_that_counts(journal):
 
     assert code == -signal.SIGKILL
     assert before == [".v1.tmp"]
-    assert list(journal.verdicts()) == []
+    assert list(journal.notes("verdict")) == []
     assert swept == 0  # it was no trial, and its runs are there to decide again
     assert list(journal.folder.iterdir()) == []
 
@@ -873,7 +915,7 @@ def test_an_older_file_gains_the_columns_of_newer_runs_and_keeps_its_rows(
     made_by_the_first_migration(
         database,
         *((journal.run(run), journal.curve(run)) for run in journal.runs()),
-        (journal.verdict("v0"), None),
+        (journal.note("verdict", "v0"), None),
     )
     before = content(database)
     keep(journal, a_run("r1", seed=1))
@@ -899,7 +941,7 @@ def test_an_upgraded_file_equals_one_that_is_made_anew(journal, database):
     made_by_the_first_migration(
         database,
         *((journal.run(run), journal.curve(run)) for run in journal.runs()),
-        (journal.verdict("v0"), None),
+        (journal.note("verdict", "v0"), None),
     )
     keep(journal, a_run("r1", seed=1))
     inserted(database, journal)
@@ -1159,6 +1201,7 @@ def night(journal, database):
         crashed("x2", "deep", seed=0, crash="nan", message="the loss is nan."),
         curve=[],
     )
+    keep(journal, a_call("c0"), an_attempt("a0"))
     keep(
         journal,
         a_verdict("v0", word="inconclusive", delta_bpb=-0.0001, replication=None),

@@ -10,12 +10,21 @@ import sys
 from collections.abc import Sequence
 
 from core.errors import DeltaspecError
+from core.report import JSON_VERSION
 
 # In the order in which an experiment needs them.
 COMMANDS = {
+    "new": "start an experiment, for you to fill in",
+    "implement": "have the codemods written that experiments lack",
+    "capture": "turn a hand-edited training module into a codemod",
+    "dry-run": "apply the codemods of specs and show what they do; nothing is trained",
+    "run": "test the experiments of specs, and wait for the verdicts",
+    "queue": "test them beside this shell, after what is queued already",
+    "wait": "wait for what is queued, and say what came of it",
+    "show": "the verdicts on an experiment, newest first",
     "prepare": "fetch a corpus, train its tokenizer, pack it into rows",
 }
-JSON_VERSION = 1  # of what --json prints: docs/json.md
+FOR_PYTEST = ("dry-run", "run", "queue")  # they hand on what follows --
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 
@@ -23,14 +32,20 @@ EXIT_INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     given = sys.argv[1:] if argv is None else list(argv)
-    arguments = _parser(given).parse_args(given)
+    options: list[str] = []
+    if given and given[0] in FOR_PYTEST and "--" in given:
+        at = given.index("--")
+        given, options = given[:at], given[at + 1 :]
+    known = argparse.Namespace(options=options)
+    arguments = _parser(given).parse_args(given, known)
     is_json = getattr(arguments, "json", False)
     try:
         return arguments.command(arguments) or 0
     except DeltaspecError as error:
         if is_json:
-            said = {"message": error.message, "hint": error.hint}
-            emit(arguments.name, error={"kind": type(error).__name__, **said})
+            said = {"kind": type(error).__name__, "message": error.message}
+            place = getattr(error, "place", "")
+            emit(arguments.name, error={**said, "hint": error.hint, "place": place})
         print(error, file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:

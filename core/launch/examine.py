@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -254,6 +255,6 @@ def _kept(cache: Path, key: str) -> Examined | None:
 def _keep(cache: Path, key: str, examined: Examined) -> None:
     path = cache / key[:2] / f"{key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    unnamed = path.with_suffix(f".{os.getpid()}")
+    unnamed = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     unnamed.write_text(json.dumps(attrs.asdict(examined)))
     unnamed.replace(path)

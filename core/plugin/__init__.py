@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from core.plugin.collect import Experiment, SpecFile
+from core.plugin.document import place_of, write_document
 from core.plugin.options import add_options
 from core.plugin.session import PLUGIN_NAME, Session
 
@@ -63,6 +64,28 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Session(config), PLUGIN_NAME)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(
+    config: pytest.Config,
+) -> Generator[None, int | None, int | None]:
+    """Leave behind what ``--json`` asks for, however the session ends.
+
+    Raises:
+        UsageError: The file cannot be written, or the session cannot run.
+    """
+    if config.option.json is None or hasattr(config, "workerinput"):
+        return (yield)
+    path = place_of(config)
+    try:
+        code = yield
+    except pytest.UsageError as refused:
+        write_document(config, path, pytest.ExitCode.USAGE_ERROR, refused)
+        raise
+    if code is not None and config.pluginmanager.has_plugin(PLUGIN_NAME):
+        write_document(config, path, code)
+    return code
 
 
 def _projects(pluginmanager: pytest.PytestPluginManager) -> list[Path]:

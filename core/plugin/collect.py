@@ -55,6 +55,7 @@ class Experiment(pytest.Item):
         problem: Why it cannot run, if it cannot.
         refused: The case with its mutant, if a gate is the problem: that is a verdict.
         skip_reason: Why it is not run, if it is not.
+        is_unimplemented: It has no codemod.
         note: What a dry run adds to its line.
     """
 
@@ -65,6 +66,7 @@ class Experiment(pytest.Item):
         self.problem: DeltaspecError | None = None
         self.refused: Work | None = None
         self.skip_reason = ""
+        self.is_unimplemented = False
         self.note = ""
         self.extra_keyword_matches.update(case.tags)
         self.extra_keyword_matches.update(str(value) for _, value in case.values)

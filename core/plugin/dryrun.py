@@ -6,12 +6,22 @@ from typing import Any
 
 import attrs
 
-from core.errors import CodemodRefused, DeltaspecError, GateRefused
+from core.errors import CodemodRefused, DeltaspecError, GateRefused, Stale
 from core.gates import Work, configuration, passed
-from core.mutate import Job, Mutant, find_codemod, mutate, mutate_all
+from core.mutate import (
+    Job,
+    Mutant,
+    find_codemod,
+    mutate,
+    mutate_all,
+    written_for,
+)
 from core.plugin.collect import Experiment
 from core.plugin.options import Request
 from core.spec import Case, CodemodCall
+
+HOW = "Write one, name one in codemod=, or have one written by --agent."
+WAITS = "--agent writes one."
 
 
 def base_of(request: Request) -> Mutant:
@@ -45,17 +55,18 @@ def apply_codemods(experiments: Sequence[Experiment], request: Request) -> Mutan
     jobs: dict[Experiment, Job] = {}
     for item in experiments:
         try:
-            calls = _codemods(item.case, request)
-        except CodemodRefused as error:
+            calls = codemods_of(item.case, request)
+        except (CodemodRefused, Stale) as error:
             item.problem = error
             continue
         if calls:
             item.case = attrs.evolve(item.case, codemods=calls)
             jobs[item] = Job(source=base.source, codemods=calls)
         else:
+            item.is_unimplemented = True
             item.skip_reason = (
                 f"unimplemented: there is no codemod at {_place(item.case)}. "
-                f"Write one, or name one in codemod=."
+                + (WAITS if request.agent is not None else HOW)
             )
     mutants = mutate_all(
         list(jobs.values()),
@@ -84,14 +95,28 @@ def apply_codemods(experiments: Sequence[Experiment], request: Request) -> Mutan
     return base
 
 
-def _codemods(case: Case, request: Request) -> tuple[CodemodCall, ...]:
-    """Return the codemods that the spec names, or the one that was written for it."""
+def codemods_of(case: Case, request: Request) -> tuple[CodemodCall, ...]:
+    """Return the codemods that the spec names, or the one that was written for it.
+
+    Raises:
+        CodemodRefused: Its file is there, and holds not one codemod.
+        Stale: It was written for another wording of the spec.
+    """
     if case.codemods:
         return case.codemods
     spec = PurePosixPath(case.file).with_suffix("").parts[1:]
     reference = find_codemod(request.project, spec, case.name)
     if reference is None:
         return ()
+    bound_to = written_for(request.project, spec, case.name)
+    if bound_to not in (None, case.asked):
+        raise Stale(
+            f"{_place(case)} was written for another wording of the spec "
+            f"({bound_to}): its change, or an axis of its sweep, is not what it was.",
+            hint="read the codemod beside the spec; if it still does what is asked, set "
+            f'WRITTEN_FOR = "{case.asked}" in it; if not, correct it, or remove it and '
+            "have another one written by --agent.",
+        )
     return (CodemodCall(reference=reference, options=case.values),)
 
 

@@ -95,6 +95,17 @@ class Live:
                 note=loss,
             )
 
+    def write_about(self, agent: str) -> None:
+        """Show what the agent does; called from its threads."""
+        if self._progress is None:
+            return
+        with self._mutex:
+            if "agent" not in self._tasks:
+                self._tasks["agent"] = self._progress.add_task("", total=None, note="")
+            self._progress.update(self._tasks["agent"], description=agent)
+            if not agent:
+                self._progress.remove_task(self._tasks.pop("agent"))
+
     def start(self) -> None:
         """Show the bars."""
         if self._progress is not None and not self._running:

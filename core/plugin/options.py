@@ -1,6 +1,8 @@
 """Command-line options, and the session that they ask for."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import attrs
 import platformdirs
@@ -10,7 +12,27 @@ from core.device import Device
 from core.errors import SessionError
 from core.plugin.choice import choose
 from core.profile import PROFILES, Profile
-from core.settings import LIBRARY, TRAINING_MODULE, read_settings
+from core.settings import LIBRARY, TRAINING_MODULE, AgentSettings, read_settings
+
+# Of `pytest --agent` and `deltaspec implement`
+AGENT_OPTIONS: dict[str, dict[str, Any]] = {
+    "--agent-model": {
+        "metavar": "MODEL",
+        "help": f"who writes ({AgentSettings().model}, or as [tool.deltaspec.agent] says)",
+    },
+    "--usd": {
+        "type": float,
+        "metavar": "X",
+        "help": "what the agent may spend, checked before each call "
+        f"({AgentSettings().usd:g}, or as [tool.deltaspec.agent] says)",
+    },
+    "--usd-per-mtok": {
+        "type": float,
+        "nargs": 2,
+        "metavar": ("IN", "OUT"),
+        "help": "US dollars a million tokens, for a model whose price is not known",
+    },
+}
 
 
 def _each(field: str) -> str:
@@ -79,6 +101,49 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="let a refuted hypothesis fail the run",
     )
+    group.addoption(
+        "--agent",
+        action="store_true",
+        help="write the codemods that are missing, through the Anthropic API",
+    )
+    for name, told in AGENT_OPTIONS.items():
+        group.addoption(name, **told)
+    group.addoption(
+        "--json",
+        metavar="FILE",
+        help="write what the session found, for programs (docs/json.md)",
+    )
+
+
+def agent_of(option: Any, settings: AgentSettings) -> AgentSettings:
+    """Return how the agent writes: as the project sets it, but for what is given.
+
+    Raises:
+        SessionError: An option has an impossible value.
+    """
+    if option.usd is not None and not 0 < option.usd < math.inf:
+        raise SessionError(
+            f"--usd {option.usd:g} buys nothing.",
+            hint=f"give US dollars, as --usd {AgentSettings().usd:g}.",
+        )
+    given = {"model": option.agent_model, "usd": option.usd}
+    return attrs.evolve(settings, **{k: v for k, v in given.items() if v is not None})
+
+
+def _check_agent(config: pytest.Config) -> None:
+    """Refuse options of the agent without the agent."""
+    option = config.option
+    idle = {
+        "--agent-model": option.agent_model,
+        "--usd": option.usd,
+        "--usd-per-mtok": option.usd_per_mtok,
+    }
+    for name, value in idle.items():
+        if value is not None and not option.agent:
+            raise SessionError(
+                f"{name} speaks of the agent, and --agent is not given.",
+                hint=f"add --agent, or leave out {name}.",
+            )
 
 
 @attrs.frozen(kw_only=True)
@@ -95,6 +160,8 @@ class Request:
         corpus: ``--data``.
         rerun: ``--rerun``.
         strict: ``--strict-hypotheses``.
+        agent: How missing codemods are written; None without ``--agent``.
+        usd_per_mtok: ``--usd-per-mtok``.
         confined: Not ``--sandbox=none``.
         project: The folder of ``specs/``.
         library: The folder of ``core/``.
@@ -111,6 +178,8 @@ class Request:
     corpus: str | None
     rerun: bool
     strict: bool
+    agent: AgentSettings | None
+    usd_per_mtok: tuple[float, float] | None
     confined: bool
     project: Path
     library: Path
@@ -150,6 +219,7 @@ def read_request(config: pytest.Config) -> Request:
         shipped=module.resolve() == LIBRARY / TRAINING_MODULE,
         dry=config.option.collectonly,
     )
+    _check_agent(config)
     budget, seeds = config.option.budget, config.option.seeds
     if budget is not None and not 0 < budget < 86_400:
         raise SessionError(
@@ -174,6 +244,8 @@ def read_request(config: pytest.Config) -> Request:
         corpus=config.option.data,
         rerun=config.option.rerun,
         strict=config.option.strict_hypotheses,
+        agent=agent_of(config.option, settings.agent) if config.option.agent else None,
+        usd_per_mtok=config.option.usd_per_mtok,
         confined=config.option.sandbox == "full",
         project=config.rootpath,
         library=LIBRARY,
@@ -192,6 +264,7 @@ def _check_base_alone(config: pytest.Config, seeds: int, devices: int) -> None:
         "--seeds": config.option.seeds is not None,
         "--rerun": config.option.rerun,
         "--strict-hypotheses": config.option.strict_hypotheses,
+        "--agent": config.option.agent,
     }
     idle = [name for name, is_given in options.items() if is_given]
     if idle:

@@ -132,6 +132,17 @@ class Ended:
     began: datetime | None = None
 
 
+@attrs.frozen(kw_only=True)
+class Arrived:
+    """What was expected is there: its experiments can be planned, or never will.
+
+    Attributes:
+        what: Whatever it was announced with.
+    """
+
+    what: object
+
+
 @attrs.define(eq=False)
 class Scheduler:
     """Plan together, run one trial a device, hand out each verdict when it is there.
@@ -146,6 +157,8 @@ class Scheduler:
         watch: Told what each device does, from the device's own thread.
         alarm: Told at once what somebody should look at: a device that is taken out, a
             trial that compiled on the clock.
+        expected: How much more will arrive, from other threads; devices run what is
+            there, and do not wait for it.
     """
 
     lab: Lab
@@ -153,8 +166,9 @@ class Scheduler:
     undecided: list[Undecided]
     watch: Watcher
     alarm: Callable[[str], None] = lambda text: None
+    expected: int = 0
     slots: list[Slot] = attrs.field(init=False)
-    _events: "queue.SimpleQueue[Trains | Ended]" = attrs.field(
+    _events: "queue.SimpleQueue[Trains | Ended | Arrived]" = attrs.field(
         factory=queue.SimpleQueue
     )
     _threads: ThreadPoolExecutor = attrs.field(init=False)
@@ -167,8 +181,14 @@ class Scheduler:
         self.slots = [Slot(device) for device in self.devices]
         self._threads = ThreadPoolExecutor(len(self.devices), "device")
 
-    def next_decided(self) -> Decided:
-        """Return the next experiment that has come to its end; waits for it.
+    def arrive(self, what: object) -> None:
+        """Say that something is there that was expected; any thread may."""
+        self._events.put(Arrived(what=what))
+
+    def next_decided(self) -> Decided | Arrived:
+        """Return the next experiment that has come to its end, or what has arrived.
+
+        Waits for it.
 
         Raises:
             DeltaspecError: A trial could not be run, or could not be kept.
@@ -192,8 +212,12 @@ class Scheduler:
                     hint="look at nvidia-smi, end what is on the GPU or reset it, and "
                     "run again: what has finished is kept.",
                 )
-            assert any(slot.running for slot in self.slots), "nothing runs"
+            is_busy = any(slot.running for slot in self.slots)
+            assert is_busy or self.expected, "nothing runs"
             match self._events.get():
+                case Arrived() as arrived:
+                    self.expected -= 1
+                    return arrived
                 case Ended() as ended:
                     self._take(ended)
                 case Trains(slot=slot) if slot.waiting is None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from core.errors import DeltaspecError
+from core.errors import DeltaspecError, SpecError
 from core.mutate import Mutant
-from core.plugin.collect import Experiment
+from core.plugin.collect import BrokenSpec, Experiment
 from core.plugin.dryrun import apply_codemods, write_report
 from core.plugin.options import Request, read_request
 
@@ -28,6 +28,8 @@ class Session:
         self.request: Request | None = None
         self.base: Mutant | None = None
         self.experiments: list[Experiment] = []
+        self.broken: list[SpecError] = []
+        self.past: dict[str, str] = {}
         self.ready: Iterator[pytest.TestReport] | None = None
         self.trials: Trials | None = None
 
@@ -42,6 +44,12 @@ class Session:
         broken = report.failed and report.nodeid.split("::")[0].endswith(".py")
         if report.failed and not (broken and report.nodeid.startswith("specs/")):
             self.foreign_errors = True
+
+    @pytest.hookimpl
+    def pytest_exception_interact(self, call: pytest.CallInfo[Any]) -> None:
+        """Remember the errors of a spec file, which a report has as text alone."""
+        if call.excinfo is not None and isinstance(call.excinfo.value, BrokenSpec):
+            self.broken += call.excinfo.value.errors
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -65,11 +73,12 @@ class Session:
             raise pytest.UsageError(str(error)) from error
         yield
         if self.config.option.collectonly and self.terminal is not None:
+            self.past = _past_words(self.request, self.terminal)
             write_report(
                 self.experiments,
                 self.terminal,
                 verbosity=self.config.get_verbosity(),
-                past=_past_words(self.request, self.terminal),
+                past=self.past,
             )
         return None
 
@@ -115,6 +124,8 @@ class Session:
                 runnable.append(item)
             elif item.problem is not None and item.refused is None:
                 yield _phases(item, "setup", "failed", str(item.problem))
+            elif item.is_unimplemented and self.request.agent is not None:
+                runnable.append(item)
             elif item.skip_reason:
                 yield _phases(item, "setup", "skipped", _skip(item))
             else:

@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from core.agent.conversation import Assignment, Outcome
+from core.agent.writer import Writer, assignments
 from core.device import DeviceFailed
 from core.errors import SessionError
 from core.evidence import Verdict, claim_under
@@ -18,14 +20,17 @@ from core.launch.log import escaped
 from core.mutate import Mutant
 from core.pipeline import PATIENCE_SECONDS, Lab, open_lab
 from core.plan import Lost, Plan, next_attempt, past_verdict, underpowered
+from core.plugin.agent import counted, open_writer, planned_by, summary, told, why_not
 from core.plugin.collect import Experiment
+from core.plugin.dryrun import apply_codemods
 from core.plugin.gating import examined
 from core.plugin.header import by_heart, of_seeds, write_header
 from core.plugin.live import Live
-from core.plugin.lock import locked
+from core.plugin.lock import agent_lock, locked
 from core.plugin.options import Request
 from core.plugin.scheduler import Decided, Scheduler, Undecided, base_alone
 from core.process.child import Zygote, sandbox_of
+from core.report.outcome import Told
 from core.report.spread import spread
 from core.report.table import Row, line, table
 from core.sandbox import NotConfined
@@ -63,7 +68,8 @@ class Trials:
     Args:
         request: What the session was asked to do.
         base: The base module, sizes included.
-        items: Experiments with their work.
+        items: Experiments with their work; those without a codemod are written by the
+            agent.
         terminal: pytest's terminal reporter, or None.
 
     Raises:
@@ -76,9 +82,14 @@ class Trials:
         self.request = request
         self.terminal = terminal
         self.rows: list[Row] = []
+        self.told: dict[str, Told] = {}  # by pytest id
         self.interrupted = False
         self.invalid: list[tuple[Experiment, Verdict]] = []
         self.notes: list[str] = []
+        self.writer: Writer | None = None
+        self.outcomes: list[Outcome] = []
+        self.unwritten = [item for item in items if item.is_unimplemented]
+        items = [item for item in items if not item.is_unimplemented]
         self.scheduler: Scheduler | None = None
         self.locks = locked(request.project, request.devices)
         self.live = Live(terminal)
@@ -87,6 +98,7 @@ class Trials:
             self.zygote = self.locks.enter_context(
                 Zygote(request.library, (*MAINS.values(), examine.MAIN))
             )
+            assigned = self._open_writer(base)
             gauges = self._open_gauges()
             self.lab = self._open_lab(base)
             self.lab.gauges.update(gauges)
@@ -120,7 +132,11 @@ class Trials:
             undecided=planned,
             watch=self.live.watch,
             alarm=self._alarm,
+            expected=len(assigned),
         )
+        if self.writer is not None:
+            self._say(f"agent   {planned_by(self.writer, assigned)}")
+            self.writer.start(assigned)
 
     def __iter__(self) -> Iterator[Ended]:
         """Yield each experiment when it is decided; stored verdicts come first."""
@@ -133,11 +149,14 @@ class Trials:
             yield self._told(item, verdict, stored=True)
         for item in self.refused:
             yield Ended(item=item, when="setup", outcome="skipped")
-        while self.scheduler.undecided:
+        while self.scheduler.undecided or self.scheduler.expected:
             self.live.start()
-            decided = self.scheduler.next_decided()
+            step = self.scheduler.next_decided()
             self.live.pause()
-            yield self._end(decided)
+            if isinstance(step, Decided):
+                yield self._end(step)
+            else:
+                yield from self._arrived(step.what)
 
     def close(self) -> None:
         """End what still runs, insert what waits, give the devices back."""
@@ -145,9 +164,79 @@ class Trials:
         with contextlib.ExitStack() as after:  # whatever of it fails
             after.callback(self.locks.close)
             after.callback(self.lab.insert, PATIENCE_SECONDS)
+            if self.writer is not None:
+                after.callback(self.writer.stop)
             if self.scheduler is not None:
-                self.interrupted = bool(self.scheduler.undecided)
+                self.interrupted = bool(
+                    self.scheduler.undecided or self.scheduler.expected
+                )
                 after.callback(self.scheduler.stop)
+
+    def _open_writer(self, base: Mutant) -> list[Assignment]:
+        """Return what the agent is to write; nothing is asked yet.
+
+        Raises:
+            SessionError: It cannot: no key, no price, another agent in this project.
+        """
+        if not self.unwritten or self.request.base_seeds is not None:
+            return []
+        self.locks.enter_context(agent_lock(self.request.project))
+        self.writer = open_writer(
+            self.request, base, self.zygote, self._tell_written, self.live.write_about
+        )
+        journal = self.writer.correspondent.journal
+        return assignments([item.case for item in self.unwritten], journal)
+
+    def _tell_written(self, outcome: object) -> None:
+        """Take an outcome from a thread of the writer's."""
+        assert self.scheduler is not None
+        self.scheduler.arrive(outcome)
+
+    def _arrived(self, outcome: object) -> Iterator[Ended]:
+        """Take up the experiments of a codemod that was written; tell of the others.
+
+        Raises:
+            DeltaspecError: The agent's own machinery broke.
+        """
+        if isinstance(outcome, BaseException):
+            raise outcome
+        assert isinstance(outcome, Outcome)
+        assert self.scheduler is not None
+        self.outcomes.append(outcome)
+        self.lab.insert()  # its calls
+        self._say(f"agent   {told(outcome)}", bad=outcome.path is None)
+        ids = {case.id for case in outcome.assignment.cases}
+        items = [item for item in self.unwritten if item.case.id in ids]
+        if outcome.path is None:
+            for item in items:
+                item.skip_reason = why_not(outcome)
+                yield Ended(item=item, when="setup", outcome="skipped")
+            return
+        for item in items:
+            item.is_unimplemented, item.skip_reason = False, ""
+        apply_codemods(items, self.request)
+        broken = [i for i in items if i.problem is not None and i.refused is None]
+        for item in broken:
+            text = str(item.problem)
+            yield Ended(item=item, when="setup", outcome="failed", text=text)
+        known = len(self.invalid)
+        passed = self._gate([item for item in items if item not in broken])
+        for item, verdict in self.invalid[known:]:
+            yield self._told(item, verdict, stored=False)
+        stored, refused, planned = self._plan(passed)
+        self.refused += refused
+        for item, verdict in stored:
+            yield self._told(item, verdict, stored=True)
+        for item in refused:
+            yield Ended(item=item, when="setup", outcome="skipped")
+        self.scheduler.undecided += planned
+
+    def _say(self, text: str, *, bad: bool = False) -> None:
+        """Write a line between the bars."""
+        if self.terminal is not None:
+            with self.live.paused():
+                self.terminal.ensure_newline()
+                self.terminal.write_line(text, yellow=bad)
 
     def _open_gauges(self) -> dict[str, Gauge]:
         """Return the gauges of the session's GPUs; they close with the locks."""
@@ -298,7 +387,9 @@ class Trials:
         """
         assert self.scheduler is not None
         self.live.start()
-        end = self.scheduler.next_decided().end
+        decided = self.scheduler.next_decided()
+        assert isinstance(decided, Decided)
+        end = decided.end
         self.live.pause()
         if isinstance(end, Lost):
             raise SessionError(
@@ -322,6 +413,9 @@ class Trials:
         assert isinstance(item, Experiment)
         seconds = (decided.ended - decided.started).total_seconds()
         if isinstance(decided.end, Lost):
+            self.told[item.case.id] = Told(
+                lost=decided.end.reason, log_tail=decided.end.outcome.log_tail
+            )
             return Ended(
                 item=item,
                 when="setup",
@@ -356,6 +450,12 @@ class Trials:
             ),
         )
         self.rows.append(row)
+        self.told[row.id] = Told(
+            verdict=verdict,
+            stored=stored,
+            earlier=row.earlier,
+            log_tail=self._log_tail(verdict),
+        )
         if self.terminal is not None and self.terminal.verbosity == 0:
             self.terminal.ensure_newline()
             text, markup = line(row)
@@ -380,6 +480,10 @@ class Trials:
                 return (f"the end of {place}/{outcome.run}/log.txt:", *outcome.log_tail)
         return ()
 
+    def agent_did(self) -> dict[str, Any] | None:
+        """Return what the agent did, as plain data; None where it was not asked."""
+        return None if self.writer is None else counted(self.writer, self.outcomes)
+
     def write_summary(self, terminal: Any) -> None:
         """Write the verdict table, and where to look next."""
         terminal.ensure_newline()
@@ -400,6 +504,9 @@ class Trials:
         read = [o.epochs or 0.0 for o in known.outcomes if o.run in shown]
         for text in by_heart(max(read, default=0.0), self.lab.training_tokens):
             terminal.write_line(text, yellow=True)
+        if self.writer is not None:
+            for text in summary(self.writer, self.outcomes):
+                terminal.write_line(text)
         if self.interrupted:
             terminal.write_line(
                 "interrupted: finished trials are kept, the same command goes on"

@@ -7,6 +7,7 @@ them: they stay in the journal until the next time.
 
 import contextlib
 import re
+import threading
 import time
 from collections.abc import Iterator
 from importlib import resources
@@ -19,6 +20,8 @@ from core.errors import StoreError
 # DuckDB 2 writes files that 1.x and its command line cannot read, unless told otherwise.
 STORAGE = {"storage_compatibility_version": "v1.0.0"}
 RETRY_SECONDS = 0.1
+# A process cannot open a file to read while one of its threads has it open to write.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class Held(Exception):
@@ -53,8 +56,48 @@ def opened(
 
 
 @contextlib.contextmanager
+def reading(
+    path: Path, patience_seconds: float = 3.0
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the database to read, for a person who asks.
+
+    Args:
+        path: The file.
+        patience_seconds: How long to wait for somebody who writes.
+
+    Raises:
+        StoreError: There is none, it is damaged, or somebody has it open.
+    """
+    if not path.exists():
+        raise StoreError(
+            f"there is no {path}: nothing has run in this project.",
+            hint="run an experiment: deltaspec run specs/idea.py.",
+        )
+    try:
+        with _connected(path, patience_seconds, read_only=True) as db:
+            yield db
+    except Held as held:
+        raise StoreError(
+            f"{path} is open in {held.holder}.",
+            hint="close it there, or ask again in a moment.",
+        ) from held
+    except duckdb.CatalogException as error:
+        raise StoreError(
+            f"{path} was made by an older deltaspec: {str(error).splitlines()[0]}",
+            hint="run an experiment: that brings the file up to date.",
+        ) from error
+
+
+@contextlib.contextmanager
 def _connected(
     path: Path | None, patience_seconds: float, *, read_only: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    with _ONE_AT_A_TIME if path is not None else contextlib.nullcontext():
+        yield from _open(path, patience_seconds, read_only)
+
+
+def _open(
+    path: Path | None, patience_seconds: float, read_only: bool
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     deadline = time.monotonic() + patience_seconds
     while True:

@@ -40,3 +40,60 @@ def _rows(
         [context],
     ).fetchall()
     return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+@attrs.frozen(kw_only=True)
+class Trace:
+    """What was once done to a symbol, and what became of it.
+
+    Attributes:
+        id: The experiment; None before a verdict.
+        edit: added, changed, removed or moved.
+        old_source: Of the symbol, before.
+        new_source: Of the symbol, after.
+        word: The verdict on the whole mutant, if there is one.
+        delta_bpb: Its measured change, if there is one.
+        profile: gpu or cpu, if there is a verdict.
+        reason: Of the verdict, or of a run that failed.
+        log_tail: The last lines of such a run: what the mutant printed.
+    """
+
+    id: str | None
+    edit: str
+    old_source: str | None
+    new_source: str | None
+    word: str | None
+    delta_bpb: float | None
+    profile: str | None
+    reason: str | None
+    log_tail: tuple[str, ...]
+
+
+def traces(
+    db: duckdb.DuckDBPyConnection, symbol: str, limit: int = 20
+) -> tuple[Trace, ...]:
+    """Return what was done to *symbol*, the latest verdicts first."""
+    rows = db.execute(
+        """
+        with failed as (
+            select mutant, last(message order by started_at) as message,
+                last(log_tail order by started_at) as log_tail
+            from runs where status in ('crashed', 'invalid') group by mutant
+        ), judged as (
+            select mutant, last(reason order by decided_at) as reason,
+                max(decided_at) as decided_at
+            from verdicts group by mutant
+        )
+        select c.id, c.edit, c.old_source, c.new_source, c.word, c.delta_bpb, c.profile,
+            coalesce(f.message, j.reason) as reason,
+            coalesce(f.log_tail, []) as log_tail
+        from changes c left join failed f using (mutant) left join judged j using (mutant)
+        where c.symbol = ? order by j.decided_at desc nulls last limit ?
+        """,
+        [symbol, limit],
+    ).fetchall()
+    names = [field.name for field in attrs.fields(Trace)]
+    return tuple(
+        Trace(**{**dict(zip(names, row, strict=True)), "log_tail": tuple(row[-1])})
+        for row in rows
+    )

@@ -1,7 +1,7 @@
 """Insert into runs.duckdb what the journal holds."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -9,22 +9,26 @@ import duckdb
 import pyarrow as pa
 
 from core.errors import StoreError
-from core.store.journal import DAMAGED_HINT, Journal
+from core.store.journal import DAMAGED_HINT, NOTES, Journal
 
 BATCH = 200  # records a transaction: a rebuild needs little memory, and may be killed
 
 
 @attrs.frozen(kw_only=True)
 class Ingested:
-    """What an ingestion did.
+    """How much is in the database now and was not before.
 
     Attributes:
-        runs: Trials that are in the database now and were not before.
-        verdicts: Verdicts, likewise.
+        runs: Trials.
+        verdicts: Verdicts.
+        calls: Calls of a model.
+        attempts: Attempts to write a codemod.
     """
 
     runs: int
     verdicts: int
+    calls: int
+    attempts: int
 
 
 def ingest(db: duckdb.DuckDBPyConnection, journal: Journal) -> Ingested:
@@ -34,25 +38,17 @@ def ingest(db: duckdb.DuckDBPyConnection, journal: Journal) -> Ingested:
         StoreError: Records are damaged; all the others are inserted.
     """
     damaged: list[StoreError] = []
+    counts: dict[str, int] = {}
     try:
-        runs, verdicts = (
-            sum(
-                _insert_batch(db, list(_readable(read, names, damaged)))
-                for names in _batches(listed(_known(db, key)))
+        for kind in ("run", *NOTES):
+            if kind == "run":
+                names = journal.runs(_known(db, kind))
+            else:
+                names = journal.notes(kind, _known(db, kind))
+            counts[f"{kind}s"] = sum(
+                _insert_batch(db, list(_readable(journal, kind, batch, damaged)))
+                for batch in _batches(names)
             )
-            for key, listed, read in (
-                (
-                    "run",
-                    journal.runs,
-                    lambda run: (journal.run(run), journal.curve(run)),
-                ),
-                (
-                    "verdict",
-                    journal.verdicts,
-                    lambda name: (journal.verdict(name), None),
-                ),
-            )
-        )
     except duckdb.Error as error:
         raise StoreError(
             f"runs.duckdb takes no rows: {str(error).splitlines()[0]}",
@@ -62,14 +58,23 @@ def ingest(db: duckdb.DuckDBPyConnection, journal: Journal) -> Ingested:
         raise StoreError(
             "\n".join(error.message for error in damaged), hint=DAMAGED_HINT
         )
-    return Ingested(runs=runs, verdicts=verdicts)
+    return Ingested(**counts)
 
 
 Record = tuple[dict[str, Any], pa.Table | None]  # rows by table, and the curve of a run
 
 
-def _known(db: duckdb.DuckDBPyConnection, key: str) -> set[str]:
-    return {name for (name,) in db.execute(f"select {key} from {key}s").fetchall()}
+# Where what is kept under a name goes, if the name alone does not say it
+TABLES = {"call": "agent_calls", "attempt": "agent_attempts"}
+
+
+def _table(kind: str) -> str:
+    return TABLES.get(kind, f"{kind}s")
+
+
+def _known(db: duckdb.DuckDBPyConnection, kind: str) -> set[str]:
+    rows = db.execute(f"select {kind} from {_table(kind)}").fetchall()
+    return {name for (name,) in rows}
 
 
 def _batches(names: Iterator[str]) -> Iterator[list[str]]:
@@ -78,12 +83,15 @@ def _batches(names: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _readable(
-    read: Callable[[str], Record], names: list[str], damaged: list[StoreError]
+    journal: Journal, kind: str, names: list[str], damaged: list[StoreError]
 ) -> Iterator[Record]:
     """Yield the records that can be read; add to *damaged* why the others cannot."""
     for name in names:
         try:
-            yield read(name)
+            if kind == "run":
+                yield journal.run(name), journal.curve(name)
+            else:
+                yield journal.note(kind, name), None
         except StoreError as error:
             damaged.append(error)
 
@@ -102,10 +110,10 @@ def _insert_batch(db: duckdb.DuckDBPyConnection, records: list[Record]) -> int:
     tables: dict[str, list[dict[str, Any]]] = {}
     curves = []
     for record, curve in records:
-        for name in ("context", "experiment", "mutant", "run", "verdict"):
+        for name in ("context", "experiment", "mutant", "run", *NOTES):
             if record.get(name) is not None:
-                tables.setdefault(f"{name}s", []).append(record[name])
-        tables.setdefault("symbol_changes", []).extend(record["changes"])
+                tables.setdefault(_table(name), []).append(record[name])
+        tables.setdefault("symbol_changes", []).extend(record.get("changes", ()))
         if curve is not None:
             run = pa.repeat(record["run"]["run"], len(curve))
             curves.append(curve.append_column("run", run))

@@ -1,7 +1,7 @@
 """The run folders: the journal that ``runs.duckdb`` can be rebuilt from at any time.
 
 runs/<run>/            one finished trial, renamed into place when it is whole
-runs/<verdict>.verdict.json
+runs/<name>.<kind>.json   a note: a verdict, a call of a model, an attempt to write a codemod
 runs/.partial/<run>/   a trial under way; left behind only by a killed session
 """
 
@@ -23,7 +23,7 @@ from core.scratch import remove
 
 RESULT = "result.json"
 CURVE = "curve.parquet"
-VERDICT_SUFFIX = ".verdict.json"
+NOTES = ("verdict", "call", "attempt")  # kinds of notes
 LEFT_BY_TRIALS = ("train.py", "log.txt", "judge.txt")  # and kept; the rest is scratch
 DAMAGED_HINT = (
     "move what is damaged out of runs/: a trial is then run again where it is needed, "
@@ -106,13 +106,24 @@ class Journal:
         folder.rename(self.folder / run)
         _sync(self.folder)
 
-    def keep_verdict(self, verdict: str, record: dict[str, Any]) -> None:
-        """Make a verdict part of the journal, whole or not at all."""
+    def keep_note(self, kind: str, name: str, record: dict[str, Any]) -> None:
+        """Make a note part of the journal, whole or not at all.
+
+        Args:
+            kind: One of NOTES.
+            name: As ``record[kind][kind]`` has it.
+            record: What becomes rows, by table.
+        """
         self.folder.mkdir(exist_ok=True)
-        unnamed = self.folder / f".{verdict}.tmp"
-        unnamed.write_text(_sealed(record))
-        _sync(unnamed)
-        unnamed.rename(self.folder / f"{verdict}{VERDICT_SUFFIX}")
+        unnamed = self.folder / f".{name}.tmp"
+        while True:
+            unnamed.write_text(_sealed(record))
+            try:
+                _sync(unnamed)
+                unnamed.rename(self.folder / f"{name}.{kind}.json")
+                break
+            except FileNotFoundError:  # a session that starts has swept it: once more
+                continue
         _sync(self.folder)
 
     def runs(self, known: Collection[str] = ()) -> Iterator[str]:
@@ -121,12 +132,12 @@ class Journal:
             if not name.startswith(".") and (self.folder / name / RESULT).exists():
                 yield name
 
-    def verdicts(self, known: Collection[str] = ()) -> Iterator[str]:
-        """Yield the names of verdicts that are not *known*, oldest first."""
-        for name in sorted(self._listed()):
-            verdict = name.removesuffix(VERDICT_SUFFIX)
-            if verdict not in (name, "") and verdict not in known:
-                yield verdict
+    def notes(self, kind: str, known: Collection[str] = ()) -> Iterator[str]:
+        """Yield the names of notes of a *kind* that are not *known*, oldest first."""
+        for file in sorted(self._listed()):
+            name = file.removesuffix(f".{kind}.json")
+            if name not in (file, "") and name not in known:
+                yield name
 
     def run(self, run: str) -> dict[str, Any]:
         """Return the record of a finished trial.
@@ -150,14 +161,13 @@ class Journal:
         except (OSError, pa.ArrowException) as error:
             raise _damaged(path, str(error).splitlines()[0].rstrip(".")) from error
 
-    def verdict(self, verdict: str) -> dict[str, Any]:
-        """Return the record of a verdict.
+    def note(self, kind: str, name: str) -> dict[str, Any]:
+        """Return the record of a note.
 
         Raises:
-            StoreError: It is damaged, or that of another verdict.
+            StoreError: It is damaged, or that of another note.
         """
-        path = self.folder / f"{verdict}{VERDICT_SUFFIX}"
-        return _opened(path, "verdict", verdict)
+        return _opened(self.folder / f"{name}.{kind}.json", kind, name)
 
     def _listed(self) -> list[str]:
         return os.listdir(self.folder) if self.folder.is_dir() else []
