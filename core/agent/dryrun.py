@@ -29,7 +29,8 @@ class Ground:
             profile of the session.
         confined: Codemods and gates run in a sandbox.
         cache: Where mutants are kept: an attempt that is resumed tries them again.
-        examine: Finds what the gates do in modules that train, by digest.
+        examine: Finds what the gates do in modules that train, by digest; it looks for
+            their codemods in the folder that it is given.
     """
 
     project: Path
@@ -37,7 +38,7 @@ class Ground:
     bases: Mapping[str, Mutant]
     confined: bool
     cache: Path
-    examine: Callable[[Sequence[Work]], Mapping[str, Examined]]
+    examine: Callable[[Sequence[Work], Path], Mapping[str, Examined]]
 
 
 @attrs.frozen(kw_only=True)
@@ -161,7 +162,8 @@ class _Trial:
                 self._fail("apply", mutant, shown)
                 continue
             try:
-                work = passed(case, mutant, configuration(base.source))
+                tested = attrs.evolve(case, codemods=(self._call(case),))
+                work = passed(tested, mutant, configuration(base.source))
             except GateRefused:
                 self.failures += [
                     Failure(
@@ -261,7 +263,7 @@ class _Trial:
 
     def _gates(self) -> None:
         """Let the gates examine the modules, small and on CPU cores."""
-        found = self.ground.examine(self.works)
+        found = self.ground.examine(self.works, self.project)
         for work in self.works:
             examined = found[work.mutant.digest]
             if examined.breach:

@@ -1,6 +1,7 @@
 """Let the agent write the codemods that experiments lack."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -54,8 +55,10 @@ def open_writer(
         journal=Journal(request.project / "runs"),
     )
 
-    def examine(works: Sequence[Work]) -> Mapping[str, Examined]:
-        return examined(works, request, zygote, lambda stage, share: None)
+    def examine(works: Sequence[Work], project: Path) -> Mapping[str, Examined]:
+        # Where a codemod is tried, not where it will stand
+        there = attrs.evolve(request, project=project)
+        return examined(works, there, zygote, lambda stage, share: None)
 
     def history(symbol: str) -> Sequence[Trace]:
         database = request.project / DATABASE
