@@ -366,10 +366,11 @@ def _without_results(body: dict[str, Any]) -> dict[str, Any]:
 
 def _content(message: Any) -> list[dict[str, Any]]:
     """Return the blocks of an answer as they can be sent back, and as they are kept."""
-    blocks = [block.to_dict(mode="json") for block in message.content]
+    blocks = [block.to_dict(mode="json", warnings=False) for block in message.content]
     # A text of nothing is refused; half a surrogate pair cannot be sent.
     spoken = [b for b in blocks if b["type"] != "text" or b["text"].strip()]
-    plain = json.dumps(spoken, ensure_ascii=False)
+    # In the order of the journal: else a server's cache does not know them again.
+    plain = json.dumps(spoken, ensure_ascii=False, sort_keys=True)
     return json.loads(plain.encode(errors="replace"))
 
 
@@ -379,7 +380,8 @@ def _usage(message: Any, *, is_whole: bool) -> Usage:
     output_tokens = said.output_tokens
     if not is_whole:  # the server counts at the end
         came = sum(
-            len(json.dumps(block.to_dict(mode="json"))) for block in message.content
+            len(json.dumps(block.to_dict(mode="json", warnings=False)))
+            for block in message.content
         )
         output_tokens = max(output_tokens, came // CHARACTERS_A_TOKEN)
     return Usage(

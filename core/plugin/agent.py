@@ -134,7 +134,9 @@ def why_not(outcome: Outcome) -> str:
         if outcome.is_over
         else "What was answered is kept, and the same command goes on."
     )
-    return f"unimplemented: {outcome.reason.rstrip('.')}. {rest}"
+    reason = outcome.reason.rstrip(".")
+    end = "" if reason.endswith(("?", "!")) else "."
+    return f"unimplemented: {reason}{end} {rest}"
 
 
 def summary(writer: Writer, outcomes: Sequence[Outcome]) -> list[str]:

@@ -31,6 +31,7 @@ def write_header(
     notes: Sequence[str],
     swept: int,
     trial_seconds: float,
+    written: int,
 ) -> None:
     """Say under which conditions the session measures, and how long it will take.
 
@@ -44,6 +45,7 @@ def write_header(
         notes: What the reader should know of the gates.
         swept: Unfinished trials of a session that was killed.
         trial_seconds: How long a trial takes.
+        written: Codemods that the agent is about to write.
     """
     profile, noise = request.profile, lab.known.noise()
     trials = _count_trials(planned, lab.known, request.devices)
@@ -84,7 +86,7 @@ def write_header(
         write(f"nothing to run: the base has run with {seeds} seeds")
     elif refused:
         write(f"nothing to run: {refused} skipped for want of power, as said below")
-    else:
+    elif not written:
         write("nothing to run: all is decided")
 
 

@@ -121,6 +121,7 @@ class Trials:
                     notes=self.notes,
                     swept=self.swept,
                     trial_seconds=self._trial_seconds(),
+                    written=len(assigned),
                 )
         except BaseException:  # Ctrl-C too: the next session must find the locks free
             self.live.close()
