@@ -593,6 +593,17 @@ EXAMPLES_HINT = (
             ),
         ),
         (
+            ROPE.replace('{"factor": 5}', '{"factor": b"5"}'),
+            Failure(
+                stage="examples",
+                reason="the option 'factor' of an example is b'5': a name and a number, "
+                "a text, a truth value, None or a tuple were expected.",
+                hint="write options as a spec would.",
+                line=13,
+                of="codemod",
+            ),
+        ),
+        (
             ROPE.replace("    EXAMPLES", "    SHOWN"),
             Failure(
                 stage="examples",

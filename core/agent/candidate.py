@@ -9,6 +9,7 @@ import attrs
 
 from core.mutate.compare import Module, Unreadable, read
 from core.mutate.lookup import BINDING
+from core.spec.vocabulary import is_option
 
 MAX_BYTES = 64 * 1024
 
@@ -184,6 +185,17 @@ def _examples(codemod: ast.ClassDef) -> tuple[Example, ...] | Failure:
             line=line,
             of="codemod",
         )
+    for options in (example.options for example in examples):
+        for name, given in options.items():
+            if not isinstance(name, str) or not is_option(given):
+                return Failure(
+                    stage="examples",
+                    reason=f"the option {name!r} of an example is {given!r}: a name and "
+                    "a number, a text, a truth value, None or a tuple were expected.",
+                    hint="write options as a spec would.",
+                    line=line,
+                    of="codemod",
+                )
     if not examples:
         return Failure(
             stage="examples",

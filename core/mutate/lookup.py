@@ -67,7 +67,12 @@ def written_for(project: Path, spec: Sequence[str], name: str) -> str | None:
         return None
     symbols = compare.read(path.read_text(encoding="utf-8")).symbols
     text = symbols.get(("constant", BINDING))
-    return None if text is None else str(ast.literal_eval(text))
+    if text is None:
+        return None
+    try:
+        return str(ast.literal_eval(text))
+    except ValueError:  # no literal: whatever it is, it is not what the spec asks for
+        return text
 
 
 def _file(places: Iterable[Path], module: str) -> Path | None:

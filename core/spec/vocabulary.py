@@ -63,7 +63,7 @@ def codemod(reference: str, /, **options: Option) -> CodemodCall:
             field="codemod",
         )
     for name, value in options.items():
-        if not _is_option(value):
+        if not is_option(value):
             raise SpecError(
                 f"codemod option {name}={value!r}: expected a number, a text, "
                 "a truth value, None or a tuple of them.",
@@ -73,9 +73,10 @@ def codemod(reference: str, /, **options: Option) -> CodemodCall:
     return CodemodCall(reference=reference, options=tuple(options.items()))
 
 
-def _is_option(value: Any) -> bool:
+def is_option(value: Any) -> bool:
+    """Whether *value* is plain data, as a codemod takes it."""
     if isinstance(value, tuple):
-        return all(_is_option(item) for item in value)
+        return all(is_option(item) for item in value)
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, bool | int | str | None)
@@ -234,7 +235,7 @@ class Sweep:
     @staticmethod
     def _check_values(name: str, values: tuple[Option, ...]) -> None:
         for value in values:
-            if isinstance(value, tuple) or not _is_option(value):
+            if isinstance(value, tuple) or not is_option(value):
                 raise SpecError(
                     f"{name}={value!r}: expected a number, a text or a truth value.",
                     hint=f"write the values of {name} as plain data.",
