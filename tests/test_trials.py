@@ -128,7 +128,8 @@ def test_the_base_alone_says_how_far_it_varies_and_what_follows_knows_it(
 ):
     spec(project, "logits", cap(12))
     broken = cap(13).replace("SOFTCAP", "SOFTCUP")
-    spec(project, "broken", broken)
+    missing = 'missing = Experiment(hypothesis="h", change="c")\n'
+    spec(project, "broken", f"{broken}\n{missing}")
 
     alone = project.runpytest_subprocess(
         "specs", *QUICK, "--base-seeds", "3", "-rs", "-x"

@@ -88,8 +88,9 @@ class Trials:
         self.notes: list[str] = []
         self.writer: Writer | None = None
         self.outcomes: list[Outcome] = []
-        self.unwritten = [item for item in items if item.is_unimplemented]
-        items = [item for item in items if not item.is_unimplemented]
+        is_base_alone = request.base_seeds is not None
+        self.unwritten = [i for i in items if i.is_unimplemented and not is_base_alone]
+        items = [item for item in items if item not in self.unwritten]
         self.scheduler: Scheduler | None = None
         self.locks = locked(request.project, request.devices)
         self.live = Live(terminal)
@@ -179,7 +180,7 @@ class Trials:
         Raises:
             SessionError: It cannot: no key, no price, another agent in this project.
         """
-        if not self.unwritten or self.request.base_seeds is not None:
+        if not self.unwritten:
             return []
         self.locks.enter_context(agent_lock(self.request.project))
         self.writer = open_writer(
