@@ -9,6 +9,7 @@ from typing import Literal
 import attrs
 
 from core.spec import CodemodCall
+from core.syntax import parse
 
 
 @attrs.frozen(kw_only=True)
@@ -168,7 +169,7 @@ def torch_build() -> TorchBuild:
     assert spec.origin is not None
     cuda = None
     source = Path(spec.origin).with_name("version.py").read_text()
-    for statement in ast.parse(source).body:
+    for statement in parse(source).body:
         match statement:
             case (
                 ast.Assign(targets=[ast.Name("cuda")], value=ast.Constant(value))

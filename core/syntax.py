@@ -6,6 +6,7 @@ is not data (an attribute, a call of anything but the given functions) is refuse
 
 import ast
 import operator
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -49,6 +50,11 @@ class Unknown(Refused):
         self.name = name
 
 
+# Python 3.11 counts how deep it is in a tree once for all threads, and raises a
+# SystemError where two build one: https://github.com/python/cpython/issues/106905
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def parse(source: bytes | str) -> ast.Module:
     """Return the syntax tree of *source*.
 
@@ -62,7 +68,8 @@ def parse(source: bytes | str) -> ast.Module:
     if size > MAX_SOURCE_BYTES:
         raise Refused(f"{size:,} bytes is more than {MAX_SOURCE_BYTES:,}.", ast.Pass())
     try:
-        return ast.parse(source)
+        with _ONE_AT_A_TIME:
+            return ast.parse(source)
     except SyntaxError as error:
         place = ast.Pass()
         place.lineno = error.lineno or 0

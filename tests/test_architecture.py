@@ -27,7 +27,7 @@ ALLOWED = {
     "mutate": {"errors", "sandbox", "spec", "syntax"},
     "gates": {"errors", "mutate", "spec", "syntax"},
     "device": {"errors"},
-    "profile": {"spec"},
+    "profile": {"spec", "syntax"},
     "capture": {"errors", "gates", "mutate", "profile", "spec", "syntax"},
     "context": {"device", "profile", "training"},
     "verdict": set(),
@@ -37,6 +37,7 @@ ALLOWED = {
     "settings": {"errors"},
     "agent": {
         *("errors", "gates", "launch", "mutate", "settings", "spec", "store"),
+        "syntax",
     },
     "training": {"channel", "device_memory", "errors", "memory"},
     "judge": {"channel", "device_memory", "memory", "training"},

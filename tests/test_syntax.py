@@ -2,6 +2,7 @@ import ast
 import contextlib
 import importlib.util
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -380,3 +381,13 @@ def test_a_constant_that_is_not_data_is_left_out_with_all_that_rests_on_it():
 
 def test_infinity_is_a_constant_like_any_other():
     assert constants(parse('SOFTCAP = float("inf")\n')) == {"SOFTCAP": math.inf}
+
+
+def test_threads_read_sources_at_once():
+    source = TRAIN.read_text()
+    whole = ast.dump(parse(source))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(parse, [source] * 40))
+
+    assert {ast.dump(tree) for tree in found} == {whole}

@@ -10,6 +10,7 @@ import attrs
 from core.mutate.compare import Module, Unreadable, read
 from core.mutate.lookup import BINDING
 from core.spec.vocabulary import is_option
+from core.syntax import parse
 
 MAX_BYTES = 64 * 1024
 
@@ -80,7 +81,7 @@ def candidate(source: str, experiment: str) -> Candidate | Failure:
         )
     try:
         module = read(source)
-        tree = ast.parse(source)  # with docstrings, which `read` drops
+        tree = parse(source)  # with docstrings, which `read` drops
     except Unreadable as unreadable:
         return Failure(
             stage="text",
@@ -216,7 +217,7 @@ def bound(source: str, digest: str, experiment: str) -> str:
         digest: Of what the spec asks for: ``Case.asked``.
         experiment: ``specs/x.py::idea``.
     """
-    body = ast.parse(source).body
+    body = parse(source).body
     imports = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
     after = max((node.end_lineno or 0 for node in imports or body[:1]), default=0)
     lines = source.splitlines(keepends=True)
@@ -239,7 +240,7 @@ def needless(base: str, mutant: Module, source: str, changed: set[str]) -> list[
         changed: The symbols that differ.
     """
     old, new = base.splitlines(keepends=True), source.splitlines(keepends=True)
-    spans = _spans(ast.parse(source), new, changed)
+    spans = _spans(parse(source), new, changed)
     found = []
     blocks = difflib.SequenceMatcher(None, old, new, autojunk=False)
     for operation, start, end, new_start, new_end in blocks.get_opcodes():

@@ -10,6 +10,7 @@ from typing import Any
 from core.launch.log import escaped
 from core.settings import LIBRARY
 from core.store.history import Trace
+from core.syntax import parse
 
 MAX_SYMBOL_CHARACTERS = 16_000
 LOG_LINES, LOG_CHARACTERS = 8, 160  # of a run's log that a prompt may quote
@@ -34,7 +35,7 @@ def symbol(name: str, module: str) -> dict[str, Any]:
     texts |= {path: (LIBRARY / path).read_text() for path in READABLE}
     known: list[str] = []
     for place, text in texts.items():
-        for found, node in _symbols(ast.parse(text).body, ""):
+        for found, node in _symbols(parse(text).body, ""):
             known.append(found)
             if found == name:
                 source = ast.get_source_segment(text, node) or ""
@@ -108,13 +109,13 @@ def vocabulary(folder: Path) -> str:
     parts = []
     for name in ("constants", "functions", "statements", "parameters", "optimizer"):
         text = (folder / f"{name}.py").read_text()
-        classes = [n for n in ast.parse(text).body if isinstance(n, ast.ClassDef)]
+        classes = [n for n in parse(text).body if isinstance(n, ast.ClassDef)]
         shown = [_outline(n, text) for n in classes if not n.name.startswith("_")]
         parts.append(f"# codemods/{name}.py\n\n" + "\n\n".join(shown))
     base = (folder / "base.py").read_text()
     helpers = [
         _head(node, base)
-        for node in ast.parse(base).body
+        for node in parse(base).body
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     ]
     parts.append("# codemods/base.py, beside Codemod\n\n" + "\n\n".join(helpers))

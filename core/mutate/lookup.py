@@ -67,12 +67,7 @@ def written_for(project: Path, spec: Sequence[str], name: str) -> str | None:
         return None
     symbols = compare.read(path.read_text(encoding="utf-8")).symbols
     text = symbols.get(("constant", BINDING))
-    if text is None:
-        return None
-    try:
-        return str(ast.literal_eval(text))
-    except ValueError:  # no literal: whatever it is, it is not what the spec asks for
-        return text
+    return None if text is None else text.strip("'")
 
 
 def _file(places: Iterable[Path], module: str) -> Path | None:
