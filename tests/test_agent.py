@@ -426,6 +426,24 @@ def test_a_codemod_that_leaves_the_rules_is_refused_with_line_and_reason(desk):
     ]
 
 
+def test_the_gates_of_a_session_on_gpus_examine_the_candidate_and_not_the_base(desk):
+    desk.spec(ONE)
+    request = desk.request(AgentSettings())
+    cases = desk.lacking(request)
+    desk.patch.setenv("ANTHROPIC_API_KEY", KEY)
+    request = attrs.evolve(request, profile=PROFILES["gpu"])
+    writer = open_writer(
+        request, base_of(request), desk.shop.zygote, print, lambda text: None
+    )
+
+    tried = dry_run(LEAKS, cases, writer.ground)
+    writer.stop()
+
+    assert list(writer.ground.bases) == ["gpu", "cpu"]
+    assert [failure.stage for failure in tried.failures] == ["gates"]
+    assert "may only see" in tried.failures[0].reason
+
+
 MORE = '''"""Set the cap."""
 
 import libcst as cst
